@@ -1,0 +1,75 @@
+"""Random bits that are a function of where they are used, and of nothing else.
+
+Dropout that draws from a generator depends on the order of the draws: pack the batch differently, split it over two
+GPUs or recompute an activation, and every mask changes. Here each bit is Philox-4x32-10 (Salmon et al., SC'11, the
+counter-based generator of cuRAND and of PyTorch on GPUs) of
+
+    key     = (run seed, step)
+    counter = (document, position in the document, feature // 4 or key position // 4, site)
+
+and word `feature % 4` of the four that come out decides the feature. A mask can therefore be made again anywhere: in
+the backward pass, in a kernel, on another rank, after a resume.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pixelcore.packed import Packed
+
+_LOW = 0xFFFFFFFF
+_MULTIPLY_0, _MULTIPLY_1 = 0xD2511F53, 0xCD9E8D57  # the published multipliers
+_WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # the key schedule: golden ratio and sqrt(3) - 1
+_NUM_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One use of dropout: drop each element with probability p.
+
+    seed: int64 [2], run seed and step. packed names the document and position of every row. site tells the uses of one
+    step apart: the models number them by layer and place; attention adds the head.
+    """
+
+    seed: Tensor
+    packed: Packed
+    site: int
+    p: float
+
+
+def keep_features(drop: Drop, num_features: int) -> Tensor:
+    """Bool [N, num_features], True where an activation stays."""
+    group = torch.arange((num_features + 3) // 4, device=drop.packed.positions.device)
+    words = _philox(drop.seed, drop.packed.documents[:, None], drop.packed.positions[:, None], group[None], drop.site)
+    return (words.flatten(1)[:, :num_features]) >= _threshold(drop.p)
+
+
+def keep_attention(drop: Drop, first: int, length: int, num_heads: int) -> Tensor:
+    """Bool [heads, length, length], True where an attention weight of the document at rows first.. stays."""
+    rows = slice(first, first + length)
+    device = drop.packed.positions.device
+    group = torch.arange((length + 3) // 4, device=device)[None, None]
+    site = drop.site + (torch.arange(num_heads, device=device)[:, None, None] << 16)
+    document, position = drop.packed.documents[rows][None, :, None], drop.packed.positions[rows][None, :, None]
+    words = _philox(drop.seed, document, position, group, site)
+    return words.flatten(2)[..., :length] >= _threshold(drop.p)
+
+
+def _threshold(p: float) -> int:
+    return int(p * 2**32)
+
+
+def _philox(seed: Tensor, *counter: Tensor | int) -> Tensor:
+    """Four 32-bit words for each counter: int64 [..., 4], values in [0, 2^32)."""
+    tensors = [torch.as_tensor(part, device=seed.device).to(torch.int64) & _LOW for part in counter]
+    c0, c1, c2, c3 = torch.broadcast_tensors(*tensors)
+    k0, k1 = seed[0] & _LOW, seed[1] & _LOW
+    for _ in range(_NUM_ROUNDS):
+        # int64 products wrap modulo 2^64, which keeps all 64 bits; the mask undoes the sign of the shift
+        product_0, product_1 = c0 * _MULTIPLY_0, c2 * _MULTIPLY_1
+        high_0, low_0 = (product_0 >> 32) & _LOW, product_0 & _LOW
+        high_1, low_1 = (product_1 >> 32) & _LOW, product_1 & _LOW
+        c0, c1, c2, c3 = high_1 ^ c1 ^ k0, low_1, high_0 ^ c3 ^ k1, low_0
+        k0, k1 = (k0 + _WEYL_0) & _LOW, (k1 + _WEYL_1) & _LOW
+    return torch.stack((c0, c1, c2, c3), dim=-1)

@@ -1,0 +1,298 @@
+"""The primitives that every model is written in, and `Ops`, the only seam between models and kernels.
+
+Each function here is the specification of an operation at the granularity of a fused kernel: what one pass over memory
+can do together is one function. A model calls `self.ops.name(...)`; `REFERENCE` holds the functions of this file, and a
+fused record holds kernels with the same signatures, so that kernels replace functions and never models.
+
+The first part is the textbook: normalisation, rotary positions and attention as formulas, used by the tests as the
+truth. The second part is what models call; it uses the library's own kernels where they compute the same thing faster.
+
+Precision: linear maps run in the dtype of the activations; statistics and sums are taken in fp32, or in fp64 when the
+input is fp64, so that gradients can be checked numerically.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pixelcore.dropout_bits import Drop, keep_attention, keep_features
+from pixelcore.kv_cache import LayerCache
+from pixelcore.packed import Packed
+
+IGNORED = -100  # the target of a row that no loss counts
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """How the columns of a packed q, k, v projection divide into heads, and how positions enter.
+
+    The columns are q [H, K], then k [G, K], then v [G, K]. Query head h reads key/value head h // (H / G).
+    rotation: "interleaved" turns the pairs (2j, 2j + 1); "none" leaves positions to the model.
+    """
+
+    num_heads: int
+    num_key_value_heads: int
+    head_size: int
+    rotation: str = "interleaved"
+
+
+# ------------------------------------------------------------------ the textbook
+
+
+def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, statistics in fp32 (arXiv:1910.07467)."""
+    wide = x_ND.to(_statistics(x_ND))
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (normed * weight_D.to(wide.dtype)).to(x_ND.dtype)
+
+
+def rotate_interleaved(x_NHK: Tensor, cos_NK: Tensor, sin_NK: Tensor) -> Tensor:
+    """Turn each pair (2j, 2j + 1) of features by its angle: (a cos - b sin, a sin + b cos) (arXiv:2104.09864).
+
+    cos_NK and sin_NK are fp32 [N, K / 2], shared by the heads.
+    """
+    pair = x_NHK.to(cos_NK.dtype).unflatten(-1, (-1, 2))
+    first, second = pair.unbind(-1)
+    cos, sin = cos_NK[:, None], sin_NK[:, None]
+    turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    return turned.flatten(-2).to(x_NHK.dtype)
+
+
+def rope_table(head_size: int, base: float, num_positions: int) -> Tensor:
+    """fp32 [positions, K / 2, 2]: cosine and sine of position * base^(-2j / K)."""
+    frequency = base ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
+    angle = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequency
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).float()
+
+
+def softmax_attention(
+    q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, packed: Packed, rule: str, scale: float, drop: Drop | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention as its formula: softmax(scale * q k^T + rule) v in each document, and the log-sum-exp fp32 [N, H]."""
+    outputs, log_sums = [], []
+    group = q_NHK.shape[1] // k_NGK.shape[1]
+    first = 0
+    for length in packed.lengths:
+        rows = slice(first, first + length)
+        q_HTK = q_NHK[rows].transpose(0, 1)
+        k_HTK, v_HTK = (x[rows].repeat_interleave(group, dim=1).transpose(0, 1) for x in (k_NGK, v_NGK))
+        scores_HTT = (q_HTK @ k_HTK.transpose(1, 2)).to(_statistics(q_NHK)) * scale
+        scores_HTT = scores_HTT.masked_fill(~_visible(rule, length, length, q_NHK.device), -math.inf)
+        weights_HTT = scores_HTT.softmax(-1)
+        if drop is not None:
+            keep_HTT = keep_attention(drop, first, length, q_NHK.shape[1])
+            weights_HTT = weights_HTT * keep_HTT / (1 - drop.p)
+        outputs.append((weights_HTT.to(v_HTK.dtype) @ v_HTK).transpose(0, 1))
+        log_sums.append(scores_HTT.logsumexp(-1).transpose(0, 1))
+        first += length
+    return torch.cat(outputs), torch.cat(log_sums)
+
+
+def adamw_formula(
+    parameter: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: float,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """One AdamW update of one tensor, in place (arXiv:1711.05101, algorithm 2). step counts from 1."""
+    parameter.mul_(1 - learning_rate * weight_decay)
+    first.lerp_(gradient, 1 - betas[0])
+    second.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+    denominator = (second / (1 - betas[1] ** step)).sqrt_().add_(eps)
+    parameter.addcdiv_(first, denominator, value=-learning_rate / (1 - betas[0] ** step))
+
+
+# ------------------------------------------------------------------ what models call
+
+
+def add_norm(
+    x_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, bias_D: Tensor | None, eps: float, drop: Drop | None = None
+) -> tuple[Tensor, Tensor]:
+    """Add a branch to the residual stream and normalise the sum: (x + dropout(delta), norm of it).
+
+    LayerNorm with a bias, RMSNorm without. delta None: x passes unchanged.
+    """
+    if delta_ND is not None:
+        x_ND = x_ND + (delta_ND if drop is None else dropout(delta_ND, drop))
+    wide = x_ND.to(_statistics(x_ND))
+    if bias_D is None:
+        normed = F.rms_norm(wide, weight_D.shape, weight_D.to(wide.dtype), eps)
+    else:
+        normed = F.layer_norm(wide, weight_D.shape, weight_D.to(wide.dtype), bias_D.to(wide.dtype), eps)
+    return x_ND, normed.to(x_ND.dtype)
+
+
+def split_rope(
+    qkv_NO: Tensor, positions_N: Tensor, table: Tensor | None, layout: HeadLayout
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Divide a packed projection into q [N, H, K], k and v [N, G, K], and turn q and k by their positions.
+
+    table: fp32 [positions, K / 2, 2] of `rope_table`, or None when rotation is "none".
+    """
+    columns = (layout.num_heads, layout.num_key_value_heads, layout.num_key_value_heads)
+    heads_NHK = qkv_NO.unflatten(-1, (sum(columns), layout.head_size))
+    if layout.rotation == "none":
+        q_NHK, k_NGK, v_NGK = heads_NHK.split(columns, dim=1)
+        return q_NHK, k_NGK, v_NGK
+    assert layout.rotation == "interleaved" and table is not None
+    cos_sin = table[positions_N]
+    num_turned = layout.num_heads + layout.num_key_value_heads  # q and k stand side by side: one pass turns both
+    turned = rotate_interleaved(heads_NHK[:, :num_turned], cos_sin[..., 0], cos_sin[..., 1])
+    return turned[:, : layout.num_heads], turned[:, layout.num_heads :], heads_NHK[:, num_turned:]
+
+
+def attention(
+    q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, packed: Packed, rule: str, scale: float, drop: Drop | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Attention inside each document; rule "full" or "causal". Returns the output [N, H, K] and the log-sum-exp [N, H].
+
+    The log-sum-exp serves backward passes written by hand; the library keeps its own, so it is None here unless
+    dropout forces the formula. `softmax_attention` is the specification of both.
+    """
+    if drop is not None:
+        return softmax_attention(q_NHK, k_NGK, v_NGK, packed, rule, scale, drop)
+    outputs = []
+    for first, count, length in packed.equal_runs():
+        rows = slice(first, first + count * length)
+        q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (q_NHK, k_NGK, v_NGK))
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=_is_causal(rule), scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), None
+
+
+def glu(gate_up_NF: Tensor, kind: str) -> Tensor:
+    """Gated linear unit of a packed [gate, up] projection: act(gate) * up, act "silu" (SwiGLU, arXiv:2002.05202)."""
+    assert kind == "silu", kind
+    gate_NF, up_NF = gate_up_NF.chunk(2, dim=-1)
+    return F.silu(gate_NF) * up_NF
+
+
+def dropout(x_NF: Tensor, drop: Drop) -> Tensor:
+    """Zero each element with probability p and scale the rest by 1 / (1 - p), by the bits of `dropout_bits`."""
+    return x_NF * keep_features(drop, x_NF.shape[-1]).to(x_NF.dtype) / (1 - drop.p)
+
+
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of scale * -log softmax(logits)[target] over the rows whose target is not `IGNORED`, and their number.
+
+    scale: a scalar on the device, 1 / (targets of the whole step). It is known before the forward pass, so a kernel can
+    write the gradient while it reads the logits; and the sums of all micro-batches and ranks add up to the mean.
+    """
+    wide = logits_NV.to(_statistics(logits_NV))
+    total = F.cross_entropy(wide, targets_N, ignore_index=IGNORED, reduction="sum")
+    return total * scale, (targets_N != IGNORED).sum()
+
+
+def decode_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, cache: LayerCache, scale: float) -> Tensor:
+    """Append k and v of the new tokens to the cache and attend, causally, to all that each sequence holds.
+
+    Rows are the new tokens of each sequence of the cache end to end, `cache.new` of them. Chunks of any length give
+    what one pass over the whole sequence gives.
+    """
+    cache.append(k_NGK, v_NGK)
+    grouped = q_NHK.shape[1] != k_NGK.shape[1]
+    outputs, first = [], 0
+    for sequence, (held, new) in enumerate(zip(cache.held, cache.new, strict=True)):
+        q_HTK = q_NHK[first : first + new].transpose(0, 1)[None]
+        keys, values = (x[sequence, :, : held + new][None] for x in (cache.keys, cache.values))
+        # one new token sees everything; with nothing held the library's causal rule fits; else the diagonal is shifted
+        mask = _visible("causal", new, held + new, q_NHK.device) if held and new > 1 else None
+        out = F.scaled_dot_product_attention(
+            q_HTK, keys, values, mask, is_causal=not held and new > 1, scale=scale, enable_gqa=grouped
+        )
+        outputs.append(out[0].transpose(0, 1))
+        first += new
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def adamw(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    step: Tensor,
+    learning_rate: Tensor,
+    clip: Tensor,
+    found_inf: Tensor,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """AdamW on lists of tensors, in place: gradients are multiplied by clip; nothing changes where found_inf is 1.
+
+    step (counted from 1), learning_rate, clip and found_inf are fp32 scalars on the device, so that no update waits
+    for the host. `adamw_formula` is the specification; this is the library's fused kernel.
+    """
+    if not parameters:
+        return
+    torch._fused_adamw_(
+        parameters,
+        gradients,
+        firsts,
+        seconds,
+        [],
+        [step] * len(parameters),
+        lr=learning_rate,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=weight_decay,
+        eps=eps,
+        amsgrad=False,
+        maximize=False,
+        grad_scale=clip.reciprocal(),  # the kernel divides by it
+        found_inf=found_inf,
+    )
+
+
+@dataclass(frozen=True)
+class Ops:
+    """One function for each operation. `REFERENCE` is this file; another record may hold kernels."""
+
+    add_norm: Callable[..., tuple[Tensor, Tensor]]
+    split_rope: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    attention: Callable[..., tuple[Tensor, Tensor | None]]
+    glu: Callable[..., Tensor]
+    dropout: Callable[..., Tensor]
+    cross_entropy: Callable[..., tuple[Tensor, Tensor]]
+    decode_attention: Callable[..., Tensor]
+    adamw: Callable[..., None]
+
+
+REFERENCE = Ops(
+    add_norm=add_norm,
+    split_rope=split_rope,
+    attention=attention,
+    glu=glu,
+    dropout=dropout,
+    cross_entropy=cross_entropy,
+    decode_attention=decode_attention,
+    adamw=adamw,
+)
+
+
+def _statistics(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _is_causal(rule: str) -> bool:
+    assert rule in ("full", "causal"), rule
+    return rule == "causal"
+
+
+def _visible(rule: str, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    """Bool [queries, keys]: the queries are the last of the keys' positions."""
+    visible = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+    return visible.tril(num_keys - num_queries) if _is_causal(rule) else visible
