@@ -1,11 +1,12 @@
 """Text sources become documents.
 
-A document is the unit that the rest of the project respects: attention and rendering never cross its edges, and held-out
-text is chosen by whole documents or files. Three kinds of file are read, each as a stream, so a file may be larger than
-the memory: plain text, where a line is a paragraph and a blank line or the end of the file ends the document; JSON lines
-and Parquet, where a record is a document. A very long document would be one unbreakable unit for all that follows, so it
-is cut at paragraph ends into documents of at most `MAX_DOCUMENT_BYTES`. Text is never guessed at or repaired: the first
-byte that is not UTF-8 and the first record without text stop the reading with the file and the number of the line.
+A document is the unit that the rest of the project respects: attention and rendering never cross its edges, and
+held-out text is chosen by whole documents or files. Three kinds of file are read, each as a stream, so a file may be
+larger than the memory: plain text, where a line is a paragraph and a blank line or the end of the file ends the
+document; JSON lines and Parquet, where a record is a document. A very long document would be one unbreakable unit for
+all that follows, so it is cut at paragraph ends into documents of at most `MAX_DOCUMENT_BYTES`. Text is never guessed
+at or repaired: the first byte that is not UTF-8 and the first record without text stop the reading with the file and
+the number of the line.
 """
 
 import codecs
@@ -27,8 +28,8 @@ MAX_DOCUMENT_BYTES = 16 * 1024
 def find_files(path: str | Path) -> list[Path]:
     """The text files that `path` names: one file, a folder (searched to the bottom) or a glob; sorted.
 
-    Files of other kinds in a folder or glob are passed over. Raises UserError when the path does not exist, the file has
-    an unsupported suffix, or nothing suitable is found (the message lists the suffixes that are there).
+    Files of other kinds in a folder or glob are passed over. Raises UserError when the path does not exist, the file
+    has an unsupported suffix, or nothing suitable is found (the message lists the suffixes that are there).
     """
     path = Path(path)
     if path.is_file():
@@ -43,8 +44,10 @@ def find_files(path: str | Path) -> list[Path]:
         raise UserError(f"{path}: no such file or folder: give a file, a folder or a quoted glob of text files")
     files = sorted(file for file in found if file.name.endswith(SUFFIXES))
     if not files:
-        kinds = Counter("".join(file.suffixes[-2:]) or "no suffix" for file in found)
-        there = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "no file at all"
+        kinds = Counter("".join(file.suffixes[-2 if file.suffix == ".gz" else -1 :]) for file in sorted(found))
+        there = (
+            ", ".join(f"{count} x {kind or 'no suffix'}" for kind, count in kinds.most_common(5)) or "no file at all"
+        )
         raise UserError(f"{path}: no text file here ({there}); files must end in one of {', '.join(SUFFIXES)}")
     return files
 
@@ -124,7 +127,9 @@ def _json_documents(line: bytes, file: Path, number: int, field: str) -> Iterato
         kind = type(record).__name__
         raise UserError(f"{where}: the record is a {kind}; it must be a JSON object with a text field '{field}'")
     if field not in record:
-        raise UserError(f"{where}: no field '{field}', there are {_names(record)}; set data.field to the one with the text")
+        raise UserError(
+            f"{where}: no field '{field}', there are {_names(record)}; set data.field to the one with the text"
+        )
     yield from _record_documents(record[field], where, field)
 
 
@@ -138,13 +143,17 @@ def _read_parquet(file: Path, field: str) -> Iterator[str]:
         table = pyarrow.parquet.ParquetFile(file)
         names = table.schema_arrow.names
         if field not in names:
-            raise UserError(f"{file}: no column '{field}', there are {_names(names)}; set data.field to the one with the text")
+            raise UserError(
+                f"{file}: no column '{field}', there are {_names(names)}; set data.field to the one with the text"
+            )
         number = 1
         for batch in table.iter_batches(batch_size=256, columns=[field], use_threads=False):
             # The column's bytes are decoded here, not by pyarrow, so that a bad record can be named.
             column = batch.column(0)
             if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
-                column = column.view(pyarrow.binary() if pyarrow.types.is_string(column.type) else pyarrow.large_binary())
+                column = column.view(
+                    pyarrow.binary() if pyarrow.types.is_string(column.type) else pyarrow.large_binary()
+                )
             for value in column:
                 yield from _record_documents(value.as_py(), f"{file}, record {number}", field)
                 number += 1

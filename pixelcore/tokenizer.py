@@ -2,8 +2,8 @@
 
 The vocabulary is learned by byte pair encoding (Sennrich et al., arXiv:1508.07909): starting from characters, the most
 frequent neighbours are merged again and again. Byte fallback spells every character outside the vocabulary as its UTF-8
-bytes, so no text is unknown; the normaliser is the identity, so decoding gives back exactly what was encoded. Ids 0 to 3
-are <s>, </s>, <pad>, <unk>, ids 4 to 259 are the bytes, then come the merges by rank and last the single characters.
+bytes, so no text is unknown; the normaliser is the identity, so decoding gives back exactly what was encoded. Ids 0 to
+3 are <s>, </s>, <pad>, <unk>, ids 4 to 259 are the bytes, then come the merges by rank and last the single characters.
 
 A tokenizer *is* the bytes of its model: they travel inside checkpoints, and their hash tells two tokenizers apart.
 This is the only file that imports sentencepiece.
@@ -25,15 +25,15 @@ MAX_LINE_BYTES = 4192  # the trainer leaves out longer lines without a word, so 
 class Tokenizer:
     """A trained SentencePiece model. `decode(encode(text)) == text` for every text without U+2581, its space mark.
 
-    model_bytes, sha256 (hexadecimal, of the bytes), vocab_size; bos_id, eos_id, pad_id, unk_id (-1 where a foreign model
-    has none). Two tokenizers are equal when their bytes are; pickling keeps the bytes.
+    model_bytes, sha256 (hexadecimal, of the bytes), vocab_size; bos_id, eos_id, pad_id, unk_id (-1 where a foreign
+    model has none). Two tokenizers are equal when their bytes are; pickling keeps the bytes.
     """
 
     def __init__(self, model_bytes: bytes, source: str = "tokenizer model") -> None:
         """source: what an error message calls the bytes. Raises UserError when they are not a SentencePiece model."""
         if model_bytes.lstrip()[:1] == b"{":
             raise UserError(
-                f"{source}: this is JSON, the byte tokenizer that is written where the sentencepiece package is missing; "
+                f"{source}: this is the JSON byte tokenizer that is written where sentencepiece is not installed; "
                 "a SentencePiece model is needed: train one with `python -m train tokenizer`"
             )
         self.model_bytes = model_bytes
@@ -45,8 +45,8 @@ class Tokenizer:
             loaded = False
         if not loaded:
             raise UserError(
-                f"{source}: not a SentencePiece model, or damaged ({len(model_bytes)} bytes): restore the file from its "
-                "source, or train one with `python -m train tokenizer`"
+                f"{source}: not a SentencePiece model, or damaged ({len(model_bytes)} bytes): restore the file, "
+                "or train one with `python -m train tokenizer`"
             )
         self.vocab_size: int = self._processor.vocab_size()
         self.bos_id: int = self._processor.bos_id()
@@ -107,12 +107,13 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Turns ids into text as they arrive: all `push` results and `finish`, joined, are what `decode` makes of the whole.
+    """Turns ids into text as they arrive: all `push` results and `finish`, joined, are what `decode` makes of the
+    whole.
 
-    Decoding each id alone would lose the space that opens a word, because the first space of a *sequence* is not part of
-    the text, and would break characters spelled in bytes. So the decoder remembers two things only: whether the sequence
-    has begun, and the up to three bytes of a character that is not complete yet. A prompt that ends within a character
-    leaves its bytes to the first push.
+    Decoding each id alone would lose the space that opens a word, because the first space of a *sequence* is not part
+    of the text, and would break characters spelled in bytes. So the decoder remembers two things only: whether the
+    sequence has begun, and the up to three bytes of a character that is not complete yet. A prompt that ends within a
+    character leaves its bytes to the first push.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = ()) -> None:
@@ -228,7 +229,7 @@ def _sample_lines(texts: Iterable[str], max_bytes: int, progress: Callable[[int]
 
 def _lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
-        line = line.strip().replace("\0", "")  # the trainer refuses U+0000, which byte fallback spells anyway
+        line = line.replace("▅", " ").strip()  # the trainer leaves out lines with U+2585, its mark of the unknown
         while len(line) * 4 > MAX_LINE_BYTES and len(line.encode()) > MAX_LINE_BYTES:
             head = line.encode()[:MAX_LINE_BYTES].decode(errors="ignore")
             cut = head.rfind(" ") + 1 or len(head)

@@ -1,0 +1,450 @@
+"""The command line of `python -m infer`.
+
+Each command is a parser and a function that calls the same API a program would; results go to standard output, the log
+to standard error. A user's mistake is one line and exit status 2, an interruption 130 (Ctrl-C) or 143 (SIGTERM).
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from infer import export as exporting
+from infer import inspect as inspecting
+from infer.benchmarks import bits_per_byte as measuring
+from infer.generate_tokens import DEFAULT_MAX_TOKENS, Generation, generate
+from infer.load import DTYPES, Loaded, load
+from infer.sampling import SamplingConfig
+from pixelcore.durable import write_file
+from pixelcore.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    try:
+        with _log_to_stderr(), _sigterm_raises():
+            arguments = list(argv)
+            command = COMMANDS["generate"]
+            if arguments and not arguments[0].startswith("-"):
+                name = arguments.pop(0)
+                if name not in COMMANDS:
+                    raise UserError(f"{name}: unknown command{_nearest(name, COMMANDS)}; choose {', '.join(COMMANDS)}")
+                command = COMMANDS[name]
+            status = command(arguments)
+            sys.stdout.flush()
+            return status
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except _Terminated:
+        print("terminated", file=sys.stderr)
+        return 143
+    except BrokenPipeError:
+        # whoever read our output, such as `head`, has enough; what Python still holds must not raise again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+# ------------------------------------------------------------------ generate
+
+
+def run_generate(argv: Sequence[str]) -> int:
+    """Continue prompts."""
+    parser = _Parser(
+        prog="python -m infer [generate]",
+        description="Continue prompts with a trained model. Other commands: evaluate, inspect, export (see --help).",
+        epilog="""examples:
+  python -m infer --prompt "Once upon a time"                    the newest run under runs/
+  python -m infer --model checkpoints/pixel_100m/latest.pt --prompt "Hello from PIXEL"
+  echo "Once upon a time" | python -m infer --model runs/a --temperature 0 --max-tokens 40
+  python -m infer --model runs/a --prompts prompts.txt --stop "." --json --out texts.json""",
+    )
+    _add_model(parser)
+    _add_running(parser)
+    default = SamplingConfig()
+    add = parser.add_argument
+    add("--prompt", metavar="T", help='the text to continue, as it is; "-" reads standard input (less one line end)')
+    add("--prompts", metavar="FILE", help='a batch: one prompt in each line, or "prompt" of each record of a .jsonl')
+    add("--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, metavar="N", help="at most N new tokens (%(default)s)")
+    add("--temperature", type=float, default=default.temperature, metavar="X", help="0 = greedy (%(default)s)")
+    add("--top-k", type=int, default=default.top_k, metavar="K", help="keep the K likeliest; 0 = all (%(default)s)")
+    add("--top-p", type=float, default=default.top_p, metavar="P", help="keep the nucleus; 1 = all (%(default)s)")
+    add("--min-p", type=float, default=default.min_p, metavar="P", help="at least P of the likeliest (%(default)s)")
+    add("--repetition-penalty", type=float, default=default.repetition_penalty, metavar="X", help="1 = off")
+    add("--seed", type=int, default=default.seed, metavar="S", help="prompt i draws with S + i (%(default)s)")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
+    add("--logprobs", action="store_true", help="also give the log-probability of each token")
+    add("--sliding", action="store_true", help="when the context is full, forget its first half and go on")
+    add("--stream", action=argparse.BooleanOptionalAction, help="show text as it comes (default: for one prompt)")
+    add("--json", action="store_true", help="one JSON object on standard output")
+    add("--out", metavar="FILE", help="write the result to FILE instead of standard output")
+    options = parser.parse_args(argv)
+
+    sampling = SamplingConfig(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+    )
+    if options.max_tokens < 1:
+        raise UserError(f"--max-tokens {options.max_tokens}: must be at least 1")
+    if options.stream and (options.json or options.out is not None):
+        raise UserError("--stream shows text on standard output as it comes: leave out --json and --out, or --stream")
+    _check_out(options.out)
+    prompts = _read_prompts(options.prompt, options.prompts)
+    if options.stream and len(prompts) > 1:
+        raise UserError(f"--stream: {len(prompts)} prompts would mix their texts: give one, or leave --stream out")
+    stream = options.stream
+    if stream is None:
+        stream = len(prompts) == 1 and not options.json and options.out is None
+    loaded = _load(options)
+
+    def show(index: int, piece: str) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    generations = generate(
+        loaded.model,
+        loaded.tokenizer,
+        prompts,
+        sampling,
+        max_tokens=options.max_tokens,
+        stop=options.stop,
+        sliding=options.sliding,
+        on_text=show if stream else None,
+    )
+    for generation in generations:
+        _log.info("%s", _summary(generation))
+    if options.json:
+        report = _generation_report(loaded, sampling, options, generations)
+        _write(json.dumps(report, ensure_ascii=False, indent=2), options.out)
+        return 0
+    parts = []
+    for number, generation in enumerate(generations, 1):
+        heading = f"==> {number}: {generation.prompt}\n" if len(generations) > 1 else ""
+        table = _log_probability_table(loaded, generation) if options.logprobs else ""
+        parts.append(heading + ("" if stream else generation.text) + table)
+    _write("\n".join(parts), options.out)
+    return 0
+
+
+def _read_prompts(prompt: str | None, file: str | None) -> list[str]:
+    if prompt is not None and file is not None:
+        raise UserError("--prompt and --prompts: give one of them")
+    if file is not None:
+        return _read_prompt_file(Path(file))
+    if prompt is not None and prompt != "-":
+        return [prompt]
+    if prompt is None and sys.stdin.isatty():
+        raise UserError('no prompt: give --prompt "...", --prompts FILE, or pipe the text in')
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as cause:
+        raise UserError(f"standard input: byte {cause.start} is not UTF-8: convert the text to UTF-8") from cause
+    return [text.removesuffix("\n").removesuffix("\r")]
+
+
+def _read_prompt_file(file: Path) -> list[str]:
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except OSError as cause:
+        raise UserError(f"--prompts {file}: cannot be read ({cause.strerror}): give a text or .jsonl file") from cause
+    except UnicodeDecodeError as cause:
+        raise UserError(f"--prompts {file}: byte {cause.start} is not UTF-8: convert the file to UTF-8") from cause
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if not text.strip():
+        raise UserError(f"--prompts {file}: no prompt in it; write one in each line")
+    if file.suffix != ".jsonl":
+        return lines
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as cause:
+            raise UserError(f"--prompts {file}, line {number}: not JSON ({cause}): mend the line") from cause
+        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+            raise UserError(f'--prompts {file}, line {number}: no text in a field "prompt": add it')
+        prompts.append(record["prompt"])
+    return prompts
+
+
+def _generation_report(
+    loaded: Loaded, sampling: SamplingConfig, options: argparse.Namespace, generations: Sequence[Generation]
+) -> dict[str, object]:
+    rows = []
+    for generation in generations:
+        row = dataclasses.asdict(generation) | {"num_tokens": generation.num_tokens}
+        if options.logprobs:
+            row["pieces"] = loaded.tokenizer.pieces(generation.ids)
+        else:
+            del row["log_probabilities"]
+        rows.append(row)
+    return {
+        "model": str(loaded.stored.path),
+        "name": loaded.stored.name,
+        "step": loaded.stored.step,
+        "tokenizer_sha256": loaded.tokenizer.sha256,
+        "device": str(loaded.model.head_weight.device),
+        "dtype": str(loaded.model.compute_dtype).removeprefix("torch."),
+        "settings": dataclasses.asdict(sampling)
+        | {"max_tokens": options.max_tokens, "stop": options.stop, "sliding": options.sliding},
+        "generations": rows,
+    }
+
+
+def _summary(generation: Generation) -> str:
+    rate = generation.num_tokens / generation.seconds if generation.seconds else 0.0
+    return (
+        f"{generation.num_prompt_tokens} + {generation.num_tokens} tokens in {generation.seconds:.2f} s "
+        f"({rate:.1f} tokens/s), ended by {generation.finish_reason}, seed {generation.seed}"
+    )
+
+
+def _log_probability_table(loaded: Loaded, generation: Generation) -> str:
+    pieces = loaded.tokenizer.pieces(generation.ids)
+    rows = zip(generation.log_probabilities, generation.ids, pieces, strict=True)
+    return "".join(f"\n{log_probability:10.4f}  {id:>6}  {piece}" for log_probability, id, piece in rows)
+
+
+# ------------------------------------------------------------------ evaluate
+
+
+def run_evaluate(argv: Sequence[str]) -> int:
+    """Measure a model."""
+    arguments = list(argv)
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+        if name not in BENCHMARKS:
+            raise UserError(f"evaluate {name}: unknown{_nearest(name, BENCHMARKS)}; choose {', '.join(BENCHMARKS)}")
+        return BENCHMARKS[name](arguments)
+    if not {"-h", "--help"} & set(arguments):
+        raise UserError(f"evaluate: name what to measure first; choose {', '.join(BENCHMARKS)}")
+    return run_bits_per_byte(arguments)
+
+
+def run_bits_per_byte(argv: Sequence[str]) -> int:
+    """Loss, perplexity and bits per byte."""
+    parser = _Parser(
+        prog="python -m infer evaluate bits-per-byte",
+        description="How well a model predicts text: loss, perplexity and bits per byte, beside three baselines.",
+        epilog="""examples:
+  python -m infer evaluate bits-per-byte --model runs/a --data books/held_out.txt
+  python -m infer evaluate bits-per-byte --data "held_out/*.txt" --stride 128 --json""",
+    )
+    _add_model(parser)
+    _add_running(parser)
+    add = parser.add_argument
+    add("--data", action="append", required=True, metavar="PATH", help="file, folder or glob; may be repeated")
+    add("--field", default="text", help="the field of .jsonl or column of .parquet with the text (%(default)s)")
+    add("--window", type=int, metavar="N", help="tokens that the model sees at once (default: its context length)")
+    add("--stride", type=int, metavar="N", help="tokens by which the window moves on (default: the window)")
+    add("--json", action="store_true", help="one JSON object on standard output")
+    add("--out", metavar="FILE", help="write the result to FILE instead of standard output")
+    options = parser.parse_args(argv)
+    _check_out(options.out)
+    documents = measuring.read_texts(options.data, options.field)
+    loaded = _load(options)
+    result = measuring.bits_per_byte(
+        loaded.model,
+        loaded.tokenizer,
+        documents,
+        window=options.window,
+        stride=options.stride,
+        progress=sys.stderr.isatty(),
+    )
+    if options.json:
+        about = {"model": str(loaded.stored.path), "step": loaded.stored.step, "data": options.data}
+        _write(json.dumps(about | dataclasses.asdict(result), indent=2), options.out)
+    else:
+        _write(measuring.as_text(result), options.out)
+    return 0
+
+
+# ------------------------------------------------------------------ inspect, export
+
+
+def run_inspect(argv: Sequence[str]) -> int:
+    """Say what a model folder holds."""
+    parser = _Parser(
+        prog="python -m infer inspect",
+        description="What a model folder holds: format, step, configuration, parameters, tokenizer, files and hashes.",
+        epilog="""examples:
+  python -m infer inspect runs/a
+  python -m infer inspect runs/a/checkpoints/step_00000100 --tensors
+  python -m infer inspect checkpoints/pixel_100m --json""",
+    )
+    parser.add_argument("path", nargs="?", metavar="PATH", help="run, checkpoint, export or bundle (or --model PATH)")
+    parser.add_argument("--model", metavar="PATH", help="the same; default: the newest run under runs/")
+    parser.add_argument("--tensors", action="store_true", help="also list every tensor")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.parse_args(argv)
+    if options.path is not None and options.model is not None:
+        raise UserError("inspect: a path and --model: give one of them")
+    report = inspecting.inspect(options.path or options.model, tensors=options.tensors)
+    _write(json.dumps(report, indent=2) if options.json else inspecting.as_text(report), None)
+    return 0
+
+
+def run_export(argv: Sequence[str]) -> int:
+    """Write a model in another format."""
+    parser = _Parser(
+        prog="python -m infer export",
+        description="Write a model into a new folder, in another format.",
+        epilog="""formats:
+  bundle        the original decoder's files: latest.pt, configurations, tokenizer, model card
+  safetensors   ours, weights only; --model reads it
+  hf            Llama's layout for transformers; adapters are always merged
+
+examples:
+  python -m infer export --model runs/a --to bundle --out exported/a --with-optimizer
+  python -m infer export --model runs/a --to hf --out exported/a_hf""",
+    )
+    _add_model(parser)
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="bundle, safetensors or hf")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder")
+    parser.add_argument("--with-optimizer", action="store_true", help="AdamW's moments too (bundle)")
+    parser.add_argument("--merge", action="store_true", help="fold adapters into the weights")
+    options = parser.parse_args(argv)
+    folder = exporting.export(
+        options.model,
+        options.to,
+        options.out,
+        with_optimizer=options.with_optimizer,
+        merge=options.merge,
+        tokenizer=options.tokenizer,
+    )
+    _write(str(folder), None)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "generate": run_generate,
+    "evaluate": run_evaluate,
+    "inspect": run_inspect,
+    "export": run_export,
+}
+BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"bits-per-byte": run_bits_per_byte}
+
+
+# ------------------------------------------------------------------ what the commands share
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are a `UserError` naming the nearest flag, and that leaves the examples as written."""
+
+    def __init__(self, *, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            wrong = next((word for word in unknown.split() if word.startswith("-")), unknown.split()[0])
+            wrong = wrong.split("=")[0]
+            raise UserError(f"{wrong}: unknown argument{_nearest(wrong, flags)}; see {self.prog} --help")
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", metavar="PATH", help="run, checkpoint, export or bundle (default: the newest run under runs/)")
+    add("--tokenizer", metavar="FILE", help="the .model file of a bundle that has none beside it")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    add("--dtype", default="auto", metavar="T", help=f"auto, {', '.join(DTYPES)} (auto: float32 on a CPU)")
+    add("--ops", default="auto", metavar="O", help="auto, fused or reference (%(default)s)")
+
+
+def _load(options: argparse.Namespace) -> Loaded:
+    return load(options.model, device=options.device, dtype=options.dtype, ops=options.ops, tokenizer=options.tokenizer)
+
+
+def _check_out(out: str | None) -> None:
+    """Before the work, not after it."""
+    if out is None:
+        return
+    if Path(out).is_dir():
+        raise UserError(f"--out {out}: this is a folder; name a file")
+    if not Path(out).absolute().parent.is_dir():
+        raise UserError(f"--out {out}: the folder {Path(out).parent} does not exist; create it first")
+
+
+def _write(text: str, out: str | None) -> None:
+    if out is None:
+        sys.stdout.write(text + "\n")
+        return
+    try:
+        write_file(Path(out), (text + "\n").encode())
+    except OSError as cause:
+        raise UserError(f"--out {out}: cannot be written ({cause.strerror}): choose another place") from cause
+
+
+def _nearest(wrong: str, known: Iterator[str] | Sequence[str] | dict[str, Callable[[Sequence[str]], int]]) -> str:
+    close = difflib.get_close_matches(wrong, list(known), n=3)
+    return f", did you mean {' or '.join(close)}?" if close else ""
+
+
+class _Terminated(BaseException):
+    """SIGTERM; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only there Python lets signals be handled
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """The project's log lines on standard error while a command runs; other libraries' stay as they are."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    loggers = [logging.getLogger(package) for package in ("infer", "kernels", "pixelcore")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.removeHandler(handler)
+            logger.setLevel(level)

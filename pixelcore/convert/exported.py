@@ -1,0 +1,95 @@
+"""Our export of a model alone: three files without optimizer, run or pickle, for sharing and for inference.
+
+config.json        {"format": "pixelcore", "version", "kind", "name", "step", "model": the configuration}
+model.safetensors  the parameters by our names
+tokenizer.model    the tokenizer's bytes, where the model has one
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+
+from pixelcore.config_io import config_from_dict, config_to_dict
+from pixelcore.convert.folder import new_folder
+from pixelcore.convert.names import check_tensors, packed_shapes
+from pixelcore.errors import UserError
+from pixelcore.stored import Stored
+from pixelcore.tokenizer import Tokenizer
+
+FORMAT, VERSION = "pixelcore", 1
+_KEYS = ("kind", "name", "step", "model")
+
+
+def write_export(folder: Path, stored: Stored) -> None:
+    """Write a new folder, atomically; adapters stay adapters unless the caller merged them (`merge.merge_lora`)."""
+    check_tensors(stored.weights, packed_shapes(stored.config), str(stored.path))
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": stored.config.kind,
+        "name": stored.name,
+        "step": stored.step,
+        "model": config_to_dict(stored.config),
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()}
+    with new_folder(folder) as new:
+        (new / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_file(weights, new / "model.safetensors", metadata={"format": "pt"})
+        if stored.tokenizer is not None:
+            (new / "tokenizer.model").write_bytes(stored.tokenizer.model_bytes)
+
+
+def read_export(folder: Path) -> Stored:
+    """Raises UserError for a file that is missing or damaged, another version, and tensors that do not fit."""
+    content = _read_config(folder / "config.json")
+    config = config_from_dict(content["kind"], content["model"], f"{folder / 'config.json'}: model")
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path}: missing, and it holds the weights: copy the whole folder")
+    try:
+        weights = load_file(path)
+    except safetensors.SafetensorError as cause:
+        raise UserError(f"{path}: damaged or cut short ({cause}): copy it again") from cause
+    check_tensors(weights, packed_shapes(config), str(path))
+    tokenizer = None
+    if (folder / "tokenizer.model").is_file():
+        tokenizer = Tokenizer.load(folder / "tokenizer.model")
+        if tokenizer.vocab_size != config.vocab_size:
+            raise UserError(
+                f"{folder / 'tokenizer.model'}: {tokenizer.vocab_size} pieces, but the model has vocab_size = "
+                f"{config.vocab_size}; they must be equal: copy the whole folder again"
+            )
+    return Stored(
+        path=folder,
+        origin="export",
+        name=content["name"],
+        step=content["step"],
+        config=config,
+        weights=weights,
+        tokenizer=tokenizer,
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: missing, and it says what the model is: copy the whole folder")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as cause:
+        raise UserError(f"{path}: not JSON ({cause}): copy it again") from cause
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f'{path}: not an export of this project, which says "format": "{FORMAT}": give another folder')
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path}: export version {content.get('version')!r}; this program reads version {VERSION}: use the release "
+            "of pixelcore that wrote it"
+        )
+    missing = [key for key in _KEYS if key not in content]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} missing: copy it again")
+    if not isinstance(content["name"], str) or type(content["step"]) is not int:
+        raise UserError(f"{path}: name must be a text and step a whole number: copy it again")
+    return content

@@ -1,0 +1,337 @@
+"""Each operation against its formula, in fp64 where rounding would hide a mistake."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pixelcore.dropout_bits import Drop, keep_features
+from pixelcore.kv_cache import LayerCache
+from pixelcore.ops import (
+    IGNORED,
+    HeadLayout,
+    adamw,
+    adamw_formula,
+    add_norm,
+    attention,
+    cross_entropy,
+    decode_attention,
+    dropout,
+    glu,
+    rms_norm,
+    rope_table,
+    rotate_interleaved,
+    softmax_attention,
+    split_rope,
+)
+from pixelcore.packed import Packed
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64, grad: bool = False) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values.to(dtype).requires_grad_(grad)
+
+
+# ------------------------------------------------------------------ normalisation
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_rms_norm_is_its_formula(dtype, tolerance):
+    x, weight = draw(5, 8, dtype=dtype), draw(8, seed=1, dtype=torch.float32)
+    wide = x.double()
+    expected = wide / torch.sqrt((wide**2).mean(-1, keepdim=True) + 1e-5) * weight.double()
+    for result in (rms_norm(x, weight, 1e-5), add_norm(x, None, weight, None, 1e-5)[1]):
+        assert result.dtype == dtype
+        torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_statistics_of_half_precision_are_taken_in_single():
+    x = torch.full((1, 64), 300.0, dtype=torch.float16)  # the squares are beyond fp16
+    assert torch.equal(add_norm(x, None, torch.ones(64), None, 1e-5)[1], torch.ones(1, 64, dtype=torch.float16))
+
+
+def test_add_norm_adds_then_normalises():
+    x, delta, weight, bias = draw(5, 8), draw(5, 8, seed=1), draw(8, seed=2), draw(8, seed=3)
+    residual, normed = add_norm(x, delta, weight, None, 1e-5)
+    assert torch.equal(residual, x + delta)
+    torch.testing.assert_close(normed, rms_norm(x + delta, weight, 1e-5))
+    residual, normed = add_norm(x, delta, weight, bias, 1e-5)
+    total = x + delta
+    centred = total - total.mean(-1, keepdim=True)
+    expected = centred / torch.sqrt(total.var(-1, keepdim=True, unbiased=False) + 1e-5) * weight + bias
+    torch.testing.assert_close(normed, expected)
+    assert add_norm(x, None, weight, None, 1e-5)[0] is x
+
+
+def test_add_norm_drops_the_branch_and_not_the_stream():
+    x, delta, weight = draw(5, 8), draw(5, 8, seed=1), torch.ones(8, dtype=torch.float64)
+    drop = Drop(torch.tensor([1, 2]), Packed.from_lengths([5]), 0, 0.5)
+    residual, _ = add_norm(x, delta, weight, None, 1e-5, drop)
+    keep = keep_features(drop, 8)
+    torch.testing.assert_close(residual, x + delta * keep * 2)
+    assert 0 < keep.sum() < 40
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_gradients_of_add_norm(with_bias):
+    x, delta = draw(3, 4, grad=True), draw(3, 4, seed=1, grad=True)
+    weight, bias = draw(4, seed=2, grad=True), draw(4, seed=3, grad=True) if with_bias else None
+    inputs = (x, delta, weight) + ((bias,) if bias is not None else ())
+    assert torch.autograd.gradcheck(lambda x, d, w, b=None: add_norm(x, d, w, b, 1e-5), inputs)
+
+
+# ------------------------------------------------------------------ positions
+
+
+def test_split_rope_is_a_complex_rotation():
+    layout = HeadLayout(num_heads=4, num_key_value_heads=2, head_size=6)
+    positions = torch.tensor([0, 1, 2, 0, 7], dtype=torch.int32)
+    qkv, table = draw(5, 8 * 6), rope_table(6, 10000.0, 16)
+    q, k, v = split_rope(qkv, positions, table.double(), layout)
+    heads = qkv.unflatten(-1, (8, 6))
+    frequency = 10000.0 ** (-torch.arange(0, 6, 2, dtype=torch.float64) / 6)
+    turn = torch.polar(torch.ones(5, 3, dtype=torch.float64), positions[:, None] * frequency)
+    pairs = torch.view_as_complex(heads.unflatten(-1, (3, 2)).contiguous())
+    turned = torch.view_as_real(pairs * turn[:, None]).flatten(-2)
+    torch.testing.assert_close(q, turned[:, :4], atol=1e-6, rtol=0)
+    torch.testing.assert_close(k, turned[:, 4:6], atol=1e-6, rtol=0)
+    assert torch.equal(v, heads[:, 6:])
+    assert torch.equal(q[0], heads[0, :4])  # position 0 turns nothing
+
+
+def test_scores_depend_on_the_distance_alone():
+    table = rope_table(8, 500000.0, 64)
+    q, k = draw(1, 1, 8, dtype=torch.float32), draw(1, 1, 8, seed=1, dtype=torch.float32)
+
+    def score(q_position: int, k_position: int) -> Tensor:
+        turned = [
+            rotate_interleaved(x, *table[[position]].unbind(-1)) for x, position in ((q, q_position), (k, k_position))
+        ]
+        return (turned[0] * turned[1]).sum()
+
+    torch.testing.assert_close(score(9, 4), score(50, 45))
+    assert abs(score(9, 4) - score(9, 8)) > 1e-2
+
+
+def test_without_rotation_split_rope_only_splits():
+    layout = HeadLayout(num_heads=2, num_key_value_heads=1, head_size=4, rotation="none")
+    qkv = draw(3, 16)
+    q, k, v = split_rope(qkv, torch.arange(3), None, layout)
+    assert torch.equal(torch.cat((q, k, v), dim=1).flatten(1), qkv)
+
+
+def test_gradients_of_split_rope():
+    layout, table = HeadLayout(2, 1, 4), rope_table(4, 100.0, 8).double()
+    positions = torch.tensor([0, 3, 7], dtype=torch.int32)
+    assert torch.autograd.gradcheck(lambda x: split_rope(x, positions, table, layout), (draw(3, 16, grad=True),))
+
+
+# ------------------------------------------------------------------ attention
+
+RAGGED = [[1], [5], [1, 7, 7, 2, 1, 1, 12], [3, 3, 3]]
+
+
+@pytest.mark.parametrize("lengths", RAGGED)
+@pytest.mark.parametrize("rule", ["full", "causal"])
+@pytest.mark.parametrize("num_key_value_heads", [1, 2, 4])
+def test_attention_is_its_formula_forward_and_backward(lengths, rule, num_key_value_heads):
+    packed = Packed.from_lengths(lengths)
+    num_rows = sum(lengths)
+    shapes = [(num_rows, 4, 8), (num_rows, num_key_value_heads, 8), (num_rows, num_key_value_heads, 8)]
+    upstream = draw(num_rows, 4, 8, seed=9)
+    results = []
+    for function in (attention, softmax_attention):
+        inputs = [draw(*shape, seed=seed, grad=True) for seed, shape in enumerate(shapes)]
+        out, _ = function(*inputs, packed, rule, 0.3)
+        results.append([out, *torch.autograd.grad(out, inputs, upstream)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_softmax_attention_written_out_for_one_row():
+    q, k, v = draw(3, 2, 4), draw(3, 1, 4, seed=1), draw(3, 1, 4, seed=2)
+    out, log_sum = softmax_attention(q, k, v, Packed.from_lengths([3]), "causal", 0.5)
+    scores = [0.5 * (q[1, 1] @ k[row, 0]) for row in (0, 1)]
+    weights = torch.stack(scores).softmax(0)
+    torch.testing.assert_close(out[1, 1], weights[0] * v[0, 0] + weights[1] * v[1, 0])
+    torch.testing.assert_close(log_sum[1, 1], torch.stack(scores).logsumexp(0))
+    assert log_sum.shape == (3, 2)
+
+
+def test_documents_do_not_see_each_other():
+    q, k, v = draw(9, 2, 4), draw(9, 2, 4, seed=1), draw(9, 2, 4, seed=2)
+    out, _ = attention(q, k, v, Packed.from_lengths([4, 5]), "full", 0.5)
+    k[4:], v[4:] = 100.0, 100.0
+    changed, _ = attention(q, k, v, Packed.from_lengths([4, 5]), "full", 0.5)
+    assert torch.equal(out[:4], changed[:4])
+    assert not torch.allclose(out[4:], changed[4:])
+
+
+def test_gradients_of_attention():
+    packed = Packed.from_lengths([1, 3])
+    inputs = (draw(4, 2, 2, grad=True), draw(4, 1, 2, seed=1, grad=True), draw(4, 1, 2, seed=2, grad=True))
+    assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, packed, "causal", 0.7)[0], inputs)
+
+
+def test_attention_dropout_keeps_the_mean():
+    packed = Packed.from_lengths([6])
+    q, k, v = draw(6, 2, 4), draw(6, 2, 4, seed=1), draw(6, 2, 4, seed=2)
+    expected, _ = attention(q, k, v, packed, "causal", 0.5)
+    results = [
+        attention(q, k, v, packed, "causal", 0.5, Drop(torch.tensor([3, step]), packed, 0, 0.3))[0]
+        for step in range(400)
+    ]
+    assert not torch.equal(results[0], results[1])
+    error = torch.stack(results).mean(0) - expected
+    deviation = torch.stack(results).std(0) / math.sqrt(len(results))
+    assert (error.abs() < 5 * deviation + 1e-12).all()
+
+
+# ------------------------------------------------------------------ feed-forward, dropout
+
+
+def test_glu_is_its_formula():
+    x = draw(5, 12, grad=True)
+    gate, up = x[:, :6], x[:, 6:]
+    torch.testing.assert_close(glu(x, "silu"), gate * torch.sigmoid(gate) * up)
+    assert torch.autograd.gradcheck(lambda x: glu(x, "silu"), (x,))
+
+
+def test_dropout_scales_what_it_keeps():
+    drop = Drop(torch.tensor([5, 0]), Packed.from_lengths([3, 4]), 2, 0.25)
+    x = draw(7, 10, grad=True)
+    out, keep = dropout(x, drop), keep_features(drop, 10)
+    torch.testing.assert_close(out, x * keep / 0.75)
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, keep / 0.75, check_dtype=False)
+
+
+# ------------------------------------------------------------------ loss
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_cross_entropy_counts_and_scales(dtype, tolerance):
+    logits = draw(6, 11, dtype=dtype, grad=True)
+    targets = torch.tensor([3, IGNORED, 0, 10, IGNORED, 3])
+    total, count = cross_entropy(logits, targets, torch.tensor(0.25))
+    counted = targets != IGNORED
+    log_p = logits.detach().double().log_softmax(-1)
+    expected = -sum(log_p[row, targets[row]] for row in range(6) if counted[row]) * 0.25
+    torch.testing.assert_close(total.double(), expected, rtol=tolerance, atol=tolerance)
+    assert total.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert count == 4
+    total.backward()
+    probability = log_p.exp()
+    one_hot = F.one_hot(targets.clamp(min=0), 11)
+    gradient = (probability - one_hot) * counted[:, None] * 0.25
+    torch.testing.assert_close(logits.grad.double(), gradient, rtol=tolerance, atol=tolerance)
+
+
+def test_cross_entropy_of_half_precision_stays_finite():
+    logits = torch.tensor([[60000.0, -60000.0]], dtype=torch.float16)
+    total, _ = cross_entropy(logits, torch.tensor([1]), torch.tensor(1.0))
+    assert total == 120000  # -60000 and 60000 are fp16 numbers; their difference is not
+
+
+def test_cross_entropy_without_targets_is_zero():
+    logits = draw(2, 3, grad=True)
+    total, count = cross_entropy(logits, torch.full((2,), IGNORED), torch.tensor(1.0))
+    total.backward()
+    assert (total.item(), count.item(), logits.grad.abs().sum().item()) == (0, 0, 0)
+
+
+def test_sums_of_micro_batches_add_up_to_the_mean():
+    logits, targets = draw(8, 5), torch.tensor([0, 1, IGNORED, 3, 4, IGNORED, IGNORED, 2])
+    scale = torch.tensor(1 / 5)
+    parts = [cross_entropy(logits[rows], targets[rows], scale)[0] for rows in (slice(0, 3), slice(3, 8))]
+    torch.testing.assert_close(sum(parts), F.cross_entropy(logits, targets))
+
+
+# ------------------------------------------------------------------ decoding
+
+
+@pytest.mark.parametrize("chunks", [[9], [1] * 9, [4, 5], [1, 6, 2]])
+@pytest.mark.parametrize("num_key_value_heads", [1, 4])
+def test_chunks_over_a_cache_are_one_pass(chunks, num_key_value_heads):
+    q, k, v = draw(9, 4, 8), draw(9, num_key_value_heads, 8, seed=1), draw(9, num_key_value_heads, 8, seed=2)
+    expected, _ = softmax_attention(q, k, v, Packed.from_lengths([9]), "causal", 0.3)
+    memory = torch.full((2, 1, num_key_value_heads, 12, 8), math.nan, dtype=torch.float64)
+    cache, outputs, first = LayerCache(memory[0], memory[1]), [], 0
+    for chunk in chunks:
+        rows = slice(first, first + chunk)
+        cache.held, cache.new = [first], [chunk]
+        outputs.append(decode_attention(q[rows], k[rows], v[rows], cache, 0.3))
+        first += chunk
+    torch.testing.assert_close(torch.cat(outputs), expected)
+
+
+def test_a_ragged_batch_over_a_cache():
+    total, chunks = [7, 3, 5], [[4, 1, 2], [1, 1, 1], [2, 1, 2]]
+    documents = [(draw(n, 4, 8, seed=n), draw(n, 2, 8, seed=n + 1), draw(n, 2, 8, seed=n + 2)) for n in total]
+    expected = [softmax_attention(*qkv, Packed.from_lengths([len(qkv[0])]), "causal", 0.3)[0] for qkv in documents]
+    memory = torch.full((2, 3, 2, 8, 8), math.nan, dtype=torch.float64)
+    cache, held = LayerCache(memory[0], memory[1]), [0, 0, 0]
+    for chunk in chunks:
+        cache.held, cache.new = list(held), chunk
+        rows = [slice(h, h + n) for h, n in zip(held, chunk, strict=True)]
+        inputs = [torch.cat([qkv[part][r] for qkv, r in zip(documents, rows, strict=True)]) for part in range(3)]
+        out = decode_attention(*inputs, cache, 0.3).split(chunk)
+        for sequence, r in enumerate(rows):
+            torch.testing.assert_close(out[sequence], expected[sequence][r])
+        held = [h + n for h, n in zip(held, chunk, strict=True)]
+    assert held == total
+
+
+# ------------------------------------------------------------------ optimizer
+
+RECIPE = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+
+
+def scalars(**values: float) -> dict[str, Tensor]:
+    defaults = {"step": 1.0, "learning_rate": 1e-2, "clip": 1.0, "found_inf": 0.0}
+    return {name: torch.tensor(value) for name, value in (defaults | values).items()}
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.01])
+def test_adamw_is_its_formula(clip):
+    shapes = [(7, 5), (3,), (2, 3, 4)]
+    ours = [[draw(*shape, seed=seed, dtype=torch.float32) for shape in shapes] for seed in (0, 1)]
+    ours += [[torch.zeros(shape) for shape in shapes], [torch.zeros(shape) for shape in shapes]]
+    theirs = [[tensor.double() for tensor in tensors] for tensors in ours]
+    for step in (1, 2, 3):
+        gradients = [draw(*shape, seed=10 + step, dtype=torch.float32) for shape in shapes]
+        kept = [gradient.clone() for gradient in gradients]
+        parameters, _, firsts, seconds = ours
+        adamw(parameters, gradients, firsts, seconds, **scalars(step=step, clip=clip), **RECIPE)
+        assert all(torch.equal(one, other) for one, other in zip(gradients, kept, strict=True)) or clip != 1.0
+        for parameter, gradient, first, second in zip(theirs[0], kept, theirs[2], theirs[3], strict=True):
+            adamw_formula(parameter, gradient.double() * clip, first, second, step, learning_rate=1e-2, **RECIPE)
+    for one, other in zip([*ours[0], *ours[2], *ours[3]], [*theirs[0], *theirs[2], *theirs[3]], strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-7)
+
+
+def test_the_adamw_formula_is_pytorchs():
+    parameter = draw(6, 4, grad=True)
+    mine, first, second = parameter.detach().clone(), *torch.zeros(2, 6, 4, dtype=torch.float64)
+    theirs = torch.optim.AdamW([parameter], lr=3e-3, fused=False, foreach=False, **RECIPE)
+    for step in (1, 2, 3):
+        parameter.grad = draw(6, 4, seed=step)
+        theirs.step()
+        adamw_formula(mine, draw(6, 4, seed=step), first, second, step, learning_rate=3e-3, **RECIPE)
+    torch.testing.assert_close(mine, parameter.detach())
+
+
+def test_nothing_changes_where_a_gradient_was_infinite():
+    tensors = [[draw(4, 3, seed=seed, dtype=torch.float32)] for seed in range(4)]
+    tensors[1][0][0, 0] = math.inf
+    tensors[3][0].abs_()
+    before = [tensor.clone() for (tensor,) in tensors]
+    adamw(*tensors, **scalars(found_inf=1.0), **RECIPE)
+    for index in (0, 2, 3):
+        assert torch.equal(tensors[index][0], before[index])
+
+
+def test_adamw_of_nothing():
+    adamw([], [], [], [], **scalars(), **RECIPE)

@@ -1,0 +1,205 @@
+"""The command line of training: `python -m train --preset NAME`.
+
+Flags are few; everything else is a field of a table, reached with --set. Results go to standard output, logs to
+standard error. Exit status: 0 success (also --stop-at, and resuming a finished run), 2 the user's mistake in one line,
+1 a stopped training or a fault of ours, 130 or 143 after saving on Ctrl-C or SIGTERM.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+import presets
+from pixelcore.errors import UserError
+from train.config import Settings
+from train.data.corpus import build_corpus, find_sources, find_tokenizer
+from train.distributed import Ranks, join, leave
+from train.job import new_job, read_settings, resumed_job, tables_of
+from train.loop import Stopped, TrainingStoppedError, train
+from train.run_folder import RunFolder
+
+_log = logging.getLogger("train")
+
+_EXAMPLES = """examples:
+  python -m train --preset smoke --steps 12                      a first run, in seconds
+  python -m train --preset demo                                  minutes on a CPU, legible English
+  python -m train --preset 100m --data texts/ --out runs/a       your own .txt, .jsonl or .parquet
+  python -m train --resume runs/a                                go on where it stopped
+  python -m train --preset 100m --init runs/a --data law/ --set model.lora.rank=16
+  python -m train tokenizer --preset demo --data texts/ --out my.model
+  python -m train prepare --preset 100m --data texts/            tokenize now, train later
+  torchrun --nproc-per-node 8 -m train --preset 1b --data texts/ --set run.parallel=fsdp
+presets: """
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; python -m train --help shows the flags")
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    for package in ("train", "pixelcore", "infer"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    try:
+        return _main(_parser().parse_args(argv))
+    except (UserError, presets.PresetError) as cause:
+        print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
+        return 2
+    except TrainingStoppedError as cause:
+        print(f"error: {cause}", file=sys.stderr)
+        return 1
+    except Stopped as cause:
+        return 128 + cause.signal_number
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m train",
+        description="Train a model.",
+        epilog=_EXAMPLES + ", ".join(presets.names()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", nargs="?", choices=("run", "tokenizer", "prepare"), default="run", help="default run")
+    parser.add_argument("--preset", metavar="NAME", help="a named configuration")
+    parser.add_argument("--data", metavar="PATH", action="append", help="file, folder or glob; may be repeated")
+    parser.add_argument("--valid", metavar="PATH", action="append", help="held-out text of its own; may be repeated")
+    parser.add_argument("--init", metavar="PATH", type=Path, help="a model to start from")
+    parser.add_argument("--out", metavar="RUN", type=Path, help="default: runs/<preset>-<UTC time>")
+    parser.add_argument("--resume", metavar="RUN", type=Path, help="go on inside RUN")
+    parser.add_argument("--steps", metavar="N", type=int, help="optimizer steps of the whole run")
+    parser.add_argument("--stop-at", metavar="N", type=int, help="stop after step N; the run can be resumed")
+    parser.add_argument("--seed", metavar="S", type=int)
+    parser.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--ops", metavar="O", default="auto", help="auto, fused or reference")
+    parser.add_argument("--set", metavar="a.b=v", action="append", default=[], help="change a field of a table")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
+    return parser
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    if arguments.command == "tokenizer":
+        return _tokenizer(arguments)
+    if arguments.command == "prepare":
+        return _prepare(arguments)
+    for name in ("steps", "stop_at"):
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be positive")
+    ranks = join(arguments.device)
+    if not ranks.is_first:
+        for package in ("train", "pixelcore", "infer"):
+            logging.getLogger(package).setLevel(logging.WARNING)
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it; nothing on a CPU
+    try:
+        return _resume(arguments, ranks) if arguments.resume else _start(arguments, ranks)
+    finally:
+        leave(ranks)
+
+
+def _start(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    settings = _settings(arguments)
+    when = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = RunFolder(arguments.out or Path("runs") / f"{arguments.preset}-{when}")
+    job = new_job(settings, folder, ranks, arguments.ops, arguments.init)
+    if ranks.is_first:
+        _log.info("%s", (folder.path / "config.toml").read_text().strip())
+        _log.info("run folder: %s", folder.path)
+    return _report(train(job, arguments.stop_at), arguments, ranks)
+
+
+def _resume(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    allowed = ("command", "resume", "steps", "stop_at", "device", "ops", "json")
+    default = vars(_parser().parse_args([]))
+    changed = [name for name, value in vars(arguments).items() if name not in allowed and value != default[name]]
+    if changed:
+        raise UserError(
+            f"--{changed[0]} cannot be used with --resume: a run goes on with its own settings; only --steps, --stop-at, "
+            "--device and --ops may change; for anything else start a new run with --init"
+        )
+    folder = RunFolder.open(arguments.resume)
+    _check_longer(folder, arguments.steps)
+    job = resumed_job(folder, ranks, arguments.ops, arguments.steps)
+    if job.step >= job.settings.run.steps:
+        _log.info("%s is finished at step %d; --steps N makes it longer", folder.path, job.step)
+    elif ranks.is_first:
+        _log.info("resuming %s at step %d", folder.path, job.step)
+    if ranks.is_first:
+        folder.forget_after(job.step)
+        folder.write_config(presets.write(tables_of(job.settings)))
+    return _report(train(job, arguments.stop_at), arguments, ranks)
+
+
+def _check_longer(folder: RunFolder, steps: int | None) -> None:
+    if steps is None:
+        return
+    planned = read_settings(folder.config.read_text(), (), str(folder.config)).run.steps
+    if steps < planned:
+        raise UserError(f"--steps {steps}: the run was planned for {planned} steps; it can only be made longer")
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    if arguments.preset is None:
+        raise UserError(f"name a preset with --preset, or a run with --resume; presets: {', '.join(presets.names())}")
+    flags = {
+        "run.steps": arguments.steps,
+        "run.seed": arguments.seed,
+        "data.paths": arguments.data,
+        "data.valid": arguments.valid,
+    }
+    # a JSON value is a TOML value: flags are overrides like --set, which comes last
+    overrides = [f"{field}={json.dumps(value)}" for field, value in flags.items() if value is not None]
+    return read_settings(presets.load(arguments.preset), [*overrides, *arguments.set], f"preset {arguments.preset}")
+
+
+def _report(summary: dict[str, Any], arguments: argparse.Namespace, ranks: Ranks) -> int:
+    if ranks.is_first:
+        if arguments.json:
+            print(json.dumps(summary))
+        else:
+            rows = [f"{name:>20}  {value}" for name, value in summary.items()]
+            print("\n".join(rows))
+    return 0
+
+
+def _tokenizer(arguments: argparse.Namespace) -> int:
+    """Train a tokenizer and write it to --out."""
+    settings = _settings(arguments)
+    if arguments.out is None:
+        raise UserError("python -m train tokenizer: name the file to write with --out FILE")
+    if arguments.out.exists():
+        raise UserError(f"--out {arguments.out}: exists; a tokenizer is never overwritten: choose another name")
+    sources, _ = find_sources(settings.data)
+    tokenizer = find_tokenizer(sources, settings.data, settings.tokenizer, settings.model.vocab_size)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_bytes(tokenizer.model_bytes)
+    arguments.out.with_suffix(".vocab").write_text(tokenizer.vocab_text(), encoding="utf-8")
+    summary = {"tokenizer": str(arguments.out), "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256}
+    print(json.dumps(summary) if arguments.json else f"{arguments.out}: {tokenizer.vocab_size} pieces")
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    """Tokenize into the cache, so that a run starts at once."""
+    settings = _settings(arguments)
+    sources, held_out = find_sources(settings.data)
+    tokenizer = find_tokenizer(sources, settings.data, settings.tokenizer, settings.model.vocab_size)
+    corpus = build_corpus(sources, held_out, tokenizer, settings.data, settings.eval.max_tokens)
+    summary = {
+        "training_tokens": sum(blocks.num_targets_total for blocks in corpus.training),
+        "held_out_tokens": sum(blocks.num_targets_total for blocks in corpus.held_out),
+        "overlap": corpus.overlap,
+        "stores": [str(blocks.store.folder) for blocks in corpus.training],
+    }
+    print(json.dumps(summary) if arguments.json else "\n".join(f"{key:>16}  {value}" for key, value in summary.items()))
+    return 0

@@ -1,0 +1,313 @@
+"""The training loop: read, predict, learn, report, look at held-out text, save; and go on from there.
+
+Each pass of the loop is one optimizer step. What happens in it is a function of the step number: the order gives its
+blocks, the step is part of the dropout key, the schedule its learning rate. So there is no hidden state to lose: a run
+that stops and resumes computes, bit for bit on a CPU, what it would have computed without stopping.
+
+Nothing in a step waits for the device. Losses and flags stay there as scalars and are read when a line is reported.
+"""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infer.generate_tokens import generate
+from infer.sampling import SamplingConfig
+from pixelcore.accounting import flops_per_token, num_parameters
+from pixelcore.checkpoint import write_checkpoint
+from pixelcore.stored import Stored
+from train.distributed import gradients_stay_local
+from train.evaluate import evaluate
+from train.job import Job
+from train.objectives import OBJECTIVES
+from train.optimizer import gather
+from train.report import Reporter
+from train.schedule import learning_rate_factor
+from train.sizing import peak_flops
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingStoppedError(RuntimeError):
+    """The run cannot usefully go on; its checkpoints stand."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+    """A signal ended the run after it was saved."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+def train(job: Job, stop_at: int | None = None) -> dict[str, Any]:
+    """Train to the end, or to step stop_at, and return a summary. The run's folder holds the rest.
+
+    Raises Stopped after saving on SIGINT or SIGTERM, TrainingStoppedError after run.max_skipped steps in a row without
+    a finite gradient.
+    """
+    run, data = job.settings.run, job.settings.data
+    end = run.steps if stop_at is None else min(stop_at, run.steps)
+    first_step, start = job.step, time.perf_counter()
+    job.module.train()
+    reporter = Reporter(
+        job.folder,
+        num_tokens=end * data.tokens_per_step,
+        done_tokens=job.step * data.tokens_per_step,
+        active=job.ranks.is_first,
+        services=run.report,
+    )
+    with _signals() as caught, _profiler(job) as profiler:
+        meter = _Meter(job)
+        interrupted = False
+        while job.step < end and not interrupted:
+            interrupted = not _one_step(job, reporter, meter, caught)
+            if profiler is not None:
+                profiler.step()
+            if not interrupted:
+                job.step += 1
+                _after_step(job, reporter, meter)
+                interrupted = job.ranks.any(bool(caught))
+            if interrupted or job.step == end:
+                _save(job, meter)
+        reporter.close()
+        if interrupted:
+            raise Stopped(caught[0] if caught else signal.SIGTERM)
+    finished = job.step >= run.steps
+    if job.ranks.is_first:
+        job.folder.mark(finished=finished)
+    reporter.draw()
+    return _summary(job, meter, finished, first_step, time.perf_counter() - start)
+
+
+def _one_step(job: Job, reporter: Reporter, meter: "_Meter", caught: list[int]) -> bool:
+    """One optimizer step. False if a signal came in its midst: the step then never happened."""
+    settings, ranks = job.settings, job.ranks
+    objective = OBJECTIVES[settings.objective.kind]
+    # gradients are averaged over the ranks, losses are sums over the step: hence the number of ranks
+    scale = torch.tensor(ranks.world / job.batches.num_targets(job.step), device=ranks.device)
+    dropout_seed = torch.tensor([settings.run.seed, job.step], device=ranks.device)
+    for index in range(job.batches.per_rank):
+        batch = job.batches.micro_batch(job.step, index, ranks.device)
+        with gradients_stay_local(job.module, is_last=index == job.batches.per_rank - 1):
+            loss = objective.loss(job.module, batch, scale, dropout_seed)
+            loss.total.backward()
+        meter.add(loss.cross_entropy, loss.balance)
+        reporter.advance(min(batch.ids.numel() * ranks.world, settings.data.tokens_per_step))
+        if caught and ranks.world == 1 and index < job.batches.per_rank - 1:
+            job.model.zero_grad(set_to_none=True)
+            meter.drop_step()
+            return False
+    factor = learning_rate_factor(settings.schedule, job.step, settings.run.steps)
+    report = job.optimizer.step(settings.optimizer.learning_rate * factor)
+    meter.end_step(report.grad_norm, settings.optimizer.learning_rate * factor)
+    return True
+
+
+def _after_step(job: Job, reporter: Reporter, meter: "_Meter") -> None:
+    """What is due after a step: a report, held-out loss and samples, a checkpoint."""
+    run, eval_config = job.settings.run, job.settings.eval
+    is_last = job.step == run.steps
+    if job.step % run.log_every == 0 or is_last:
+        reporter.metrics(job.step, meter.report())
+        if job.optimizer.skipped_in_a_row.item() >= run.max_skipped:
+            reporter.close()
+            raise TrainingStoppedError(
+                f"stopped at step {job.step}: {run.max_skipped} steps in a row had no finite gradient; the newest "
+                f"checkpoint in {job.folder.path} is from before: lower optimizer.learning_rate and start from it"
+            )
+    improved = False
+    if job.step % eval_config.every == 0 or is_last:
+        improved = _evaluate(job, reporter, meter)
+        meter.restart_clock()
+    if job.step % run.save_every == 0 or improved:
+        _save(job, meter, best=improved)
+        reporter.draw()
+        meter.restart_clock()
+
+
+def _evaluate(job: Job, reporter: Reporter, meter: "_Meter") -> bool:
+    """Report the loss on held-out text and what the model writes. True if the run selects on it and it is the best."""
+    values = evaluate(job.module, job.held_out, job.ranks)
+    meter.valid = values
+    reporter.metrics(job.step, {f"valid_{name}": value for name, value in values.items()})
+    reporter.say(
+        f"step {job.step}: held-out loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}, "
+        f"{values['bits_per_byte']:.4f} bits per byte"
+    )
+    prompts = list(job.settings.eval.prompts)
+    if prompts and job.module is job.model and job.ranks.world == 1:
+        job.model.eval()
+        sampling = SamplingConfig(temperature=0.8, top_p=0.95, seed=job.settings.run.seed)
+        room = max(1, min(job.settings.eval.sample_tokens, job.settings.model.context_length // 2))
+        written = generate(job.model, job.corpus.tokenizer, prompts, sampling, max_tokens=room)
+        job.model.train()
+        reporter.sample(job.step, [(one.prompt, one.text) for one in written])
+    if not job.settings.eval.select or not math.isfinite(values["loss"]):
+        return False
+    best = job.ranks.agree_float(_best_value(job))
+    return values["loss"] < best
+
+
+def _best_value(job: Job) -> float:
+    if not job.ranks.is_first:
+        return 0.0
+    value = job.folder.read_marks().get("best_value")
+    return math.inf if value is None else value
+
+
+def _save(job: Job, meter: "_Meter", best: bool = False) -> None:
+    """Write a checkpoint and name it in run.json. Every rank takes part; the first one writes."""
+    trained = {name for name, parameter in job.model.named_parameters() if parameter.requires_grad or job.base is None}
+    weights = {name: gather(parameter) for name, parameter in job.model.named_parameters() if name in trained}
+    optimizer, state = job.optimizer.gather(), meter.state()
+    if job.ranks.is_first:
+        path = job.folder.checkpoint(job.step)
+        if not path.exists():  # an evaluation may have saved this step already
+            stored = Stored(
+                path=path,
+                origin="checkpoint",
+                name=job.settings.run.name or job.folder.path.name,
+                step=job.step,
+                config=job.settings.model,
+                weights=weights,
+                tokenizer=job.corpus.tokenizer,
+                optimizer=optimizer,
+            )
+            write_checkpoint(path, stored, state=state, manifest=job.manifest(), base=job.base)
+        changes: dict[str, Any] = {"best": path.name, "best_value": meter.valid["loss"]} if best else {}
+        job.folder.mark(newest=path.name, **changes)
+        job.folder.prune(job.settings.run.keep_last)
+    job.ranks.wait()
+
+
+class _Meter:
+    """Sums since the last report, on the device, and the clock. Its sums are part of a checkpoint, so that a resumed
+    run reports what an uninterrupted one would."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        # scaled sums of cross entropy and balance loss over this rank's share, and the steps they are of
+        self.sums = torch.zeros(3, dtype=torch.float64, device=job.ranks.device)
+        self.in_step = torch.zeros(2, dtype=torch.float64, device=job.ranks.device)
+        if "meter" in job.state:
+            self.sums += job.state["meter"].to(job.ranks.device)
+            if not job.ranks.is_first:
+                self.sums[:2] = 0  # the checkpoint holds the sum over all ranks
+        self.norm, self.rate = torch.zeros(()), 0.0
+        self.valid: dict[str, float] = {}
+        self.last_loss: float | None = None
+        self.tokens_per_second: float | None = None
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        self.clock, self.steps_on_clock = time.perf_counter(), 0
+
+    def add(self, cross_entropy: Tensor, balance: Tensor) -> None:
+        self.in_step += torch.stack((cross_entropy, balance)).detach()
+
+    def drop_step(self) -> None:
+        """Forget an unfinished step."""
+        self.in_step.zero_()
+
+    def end_step(self, norm: Tensor, rate: float) -> None:
+        self.sums[:2] += self.in_step
+        self.sums[2] += 1
+        self.in_step.zero_()
+        self.norm, self.rate = norm, rate
+        self.steps_on_clock += 1
+
+    def report(self) -> dict[str, Any]:
+        """The means since the last report. Every rank must call it."""
+        job = self.job
+        total = self._over_ranks()
+        loss, balance = (total[:2] / total[2] / job.ranks.world).tolist()
+        self.sums.zero_()
+        tokens = self.steps_on_clock * job.settings.data.tokens_per_step
+        seconds = time.perf_counter() - self.clock
+        self.restart_clock()
+        self.last_loss = loss
+        self.tokens_per_second = tokens / seconds if tokens else None
+        values = {
+            "loss": loss,
+            "learning_rate": self.rate,
+            "grad_norm": self.norm.item(),
+            "skipped": int(job.optimizer.skipped.item()),
+            "tokens": job.step * job.settings.data.tokens_per_step,
+            "tokens_per_second": None if self.tokens_per_second is None else round(self.tokens_per_second, 1),
+            "seconds": round(seconds, 3),
+        }
+        if job.settings.model.moe is not None:
+            values["balance"] = balance
+        peak = peak_flops(job.ranks.device)
+        if peak is not None and self.tokens_per_second is not None:  # pragma: gpu
+            flops = flops_per_token(job.settings.model, job.settings.data.block_size)
+            values["mfu"] = flops * self.tokens_per_second / peak / job.ranks.world
+        return values
+
+    def _over_ranks(self) -> Tensor:
+        total = self.sums.clone()
+        self.job.ranks.sum(total[:2])
+        return total
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps. Every rank must call it."""
+        optimizer = self.job.optimizer
+        return {
+            "meter": self._over_ranks(),
+            "skipped": optimizer.skipped,
+            "skipped_in_a_row": optimizer.skipped_in_a_row,
+        }
+
+
+def _summary(job: Job, meter: _Meter, finished: bool, first_step: int, seconds: float) -> dict[str, Any]:
+    return {
+        "run": str(job.folder.path),
+        "step": job.step,
+        "finished": finished,
+        "parameters": num_parameters(job.settings.model),
+        "tokens": job.step * job.settings.data.tokens_per_step,
+        "loss": meter.last_loss,
+        **{f"valid_{name}": value for name, value in meter.valid.items()},
+        "overlap": job.corpus.overlap,
+        "skipped": int(job.optimizer.skipped.item()),
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round((job.step - first_step) * job.settings.data.tokens_per_step / seconds, 1),
+    }
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; the second one acts as usual."""
+    caught: list[int] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, previous[number] or signal.SIG_DFL)
+        _log.info("%s: saving; once more to stop without", signal.Signals(number).name)
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _profiler(job: Job) -> Any:
+    """A trace of steps 3 to 5 of this start, in RUN/trace.json, where run.profile asks for it."""
+    if not job.settings.run.profile or not job.ranks.is_first:
+        return nullcontext()
+    return torch.profiler.profile(
+        schedule=torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1),
+        on_trace_ready=lambda profile: profile.export_chrome_trace(str(job.folder.path / "trace.json")),
+    )
