@@ -16,8 +16,8 @@ TEMPORARY = ".writing-"
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step."""
-    temporary = path.with_name(TEMPORARY + path.name)
+    """Replace a file's content in one step. Two processes may write the same file: one of them wins."""
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     temporary.write_bytes(content)
     sync(temporary)
     os.replace(temporary, path)
