@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import logging
+import logging.handlers
 import os
 import signal
 import sys
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
     try:
-        with _log_to_stderr(), _sigterm_raises():
+        with _held_log(), _sigterm_raises():
             arguments = list(argv)
             command = COMMANDS["generate"]
             if arguments and not arguments[0].startswith("-"):
@@ -117,6 +118,7 @@ def run_generate(argv: Sequence[str]) -> int:
     loaded = _load(options)
 
     def show(index: int, piece: str) -> None:
+        _show_log()
         sys.stdout.write(piece)
         sys.stdout.flush()
 
@@ -432,19 +434,30 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_LOGGERS = tuple(logging.getLogger(package) for package in ("infer", "kernels", "pixelcore"))
+
+
 @contextlib.contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """The project's log lines on standard error while a command runs; other libraries' stay as they are."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    loggers = [logging.getLogger(package) for package in ("infer", "kernels", "pixelcore")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
+def _held_log() -> Iterator[None]:
+    """The project's log lines on standard error, held until there are results: a user's mistake is one line alone."""
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(logging.Formatter("%(message)s"))
+    held = logging.handlers.MemoryHandler(capacity=1000, target=stream, flushOnClose=False)
+    levels = [logger.level for logger in _LOGGERS]
+    for logger in _LOGGERS:
+        logger.addHandler(held)
         logger.setLevel(logging.INFO)
     try:
         yield
+        held.flush()
     finally:
-        for logger, level in zip(loggers, levels):
-            logger.removeHandler(handler)
+        for logger, level in zip(_LOGGERS, levels):
+            logger.removeHandler(held)
             logger.setLevel(level)
+        held.close()
+
+
+def _show_log() -> None:
+    for logger in _LOGGERS:
+        for handler in logger.handlers:
+            handler.flush()

@@ -95,9 +95,10 @@ def generate(
 def _prompt_ids(model: Decoder, tokenizer: Tokenizer, index: int, prompt: str) -> list[int]:
     begin = [tokenizer.bos_id] if tokenizer.bos_id >= 0 else []
     try:
-        ids = begin + tokenizer.encode(prompt)
-    except UnicodeEncodeError as cause:
+        prompt.encode()
+    except UnicodeEncodeError as cause:  # bytes of a command line that are not UTF-8 arrive as lone surrogates
         raise UserError(f"prompt {index + 1}: not valid text ({cause.reason}): give UTF-8") from cause
+    ids = begin + tokenizer.encode(prompt)
     context = model.config.context_length
     if len(ids) > context:
         raise UserError(

@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("command", nargs="?", choices=("run", "tokenizer", "prepare"), default="run", help="default run")
+    parser.add_argument(
+        "command", nargs="?", choices=("run", "tokenizer", "prepare"), default="run", help="default run"
+    )
     parser.add_argument("--preset", metavar="NAME", help="a named configuration")
     parser.add_argument("--data", metavar="PATH", action="append", help="file, folder or glob; may be repeated")
     parser.add_argument("--valid", metavar="PATH", action="append", help="held-out text of its own; may be repeated")
@@ -113,7 +115,7 @@ def _start(arguments: argparse.Namespace, ranks: Ranks) -> int:
     folder = RunFolder(arguments.out or Path("runs") / f"{arguments.preset}-{when}")
     job = new_job(settings, folder, ranks, arguments.ops, arguments.init)
     if ranks.is_first:
-        _log.info("%s", (folder.path / "config.toml").read_text().strip())
+        _log.info("%s", folder.read_config().strip())
         _log.info("run folder: %s", folder.path)
     return _report(train(job, arguments.stop_at), arguments, ranks)
 
@@ -124,8 +126,8 @@ def _resume(arguments: argparse.Namespace, ranks: Ranks) -> int:
     changed = [name for name, value in vars(arguments).items() if name not in allowed and value != default[name]]
     if changed:
         raise UserError(
-            f"--{changed[0]} cannot be used with --resume: a run goes on with its own settings; only --steps, --stop-at, "
-            "--device and --ops may change; for anything else start a new run with --init"
+            f"--{changed[0]} cannot be used with --resume: a run goes on with its own settings; only --steps, "
+            "--stop-at, --device and --ops may change; for anything else start a new run with --init"
         )
     folder = RunFolder.open(arguments.resume)
     _check_longer(folder, arguments.steps)
@@ -137,13 +139,14 @@ def _resume(arguments: argparse.Namespace, ranks: Ranks) -> int:
     if ranks.is_first:
         folder.forget_after(job.step)
         folder.write_config(presets.write(tables_of(job.settings)))
+        folder.mark(finished=job.step >= job.settings.run.steps)
     return _report(train(job, arguments.stop_at), arguments, ranks)
 
 
 def _check_longer(folder: RunFolder, steps: int | None) -> None:
     if steps is None:
         return
-    planned = read_settings(folder.config.read_text(), (), str(folder.config)).run.steps
+    planned = read_settings(folder.read_config(), (), str(folder.config)).run.steps
     if steps < planned:
         raise UserError(f"--steps {steps}: the run was planned for {planned} steps; it can only be made longer")
 
@@ -158,7 +161,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         "data.valid": arguments.valid,
     }
     # a JSON value is a TOML value: flags are overrides like --set, which comes last
-    overrides = [f"{field}={json.dumps(value)}" for field, value in flags.items() if value is not None]
+    given = {field: value for field, value in flags.items() if value is not None}
+    overrides = [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in given.items()]
     return read_settings(presets.load(arguments.preset), [*overrides, *arguments.set], f"preset {arguments.preset}")
 
 

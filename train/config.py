@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pixelcore.config import MODEL_CONFIGS
+from pixelcore.config import MODEL_CONFIGS, DecoderConfig
 
 
 def _require(condition: bool, message: str) -> None:
@@ -181,7 +181,7 @@ TABLES: Mapping[str, type | Mapping[str, type]] = {
 class Settings:
     """All tables of one run, by name."""
 
-    model: "object"
+    model: DecoderConfig
     tokenizer: TokenizerConfig
     data: DataConfig
     objective: NextTokenConfig

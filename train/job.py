@@ -33,9 +33,8 @@ from pixelcore.initialise import initialise
 from pixelcore.models import MODELS
 from pixelcore.models.decoder import Decoder
 from pixelcore.ops import Ops
-from pixelcore.stored import Stored
 from pixelcore.tokenizer import Tokenizer
-from train.config import TABLES, Settings
+from train.config import TABLES, DataConfig, Settings
 from train.data.batches import Batches
 from train.data.blocks import Blocks
 from train.data.corpus import Corpus, build_corpus, check_tokenizer, find_sources, find_tokenizer
@@ -53,7 +52,9 @@ _log = logging.getLogger(__name__)
 @dataclass
 class Job:
     """A run, ready to go on from `step`. model: the parameters' owner; module: what to call in training (the same, or
-    its DDP wrapper). base: where frozen weights come from, for adapters. state: small tensors of the checkpoint."""
+    its DDP wrapper). base: where frozen weights come from, for adapters. state: small tensors of the checkpoint.
+    save_first: write a checkpoint before the first step, because the folder says nothing else of the weights that the
+    run begins with."""
 
     settings: Settings
     folder: RunFolder
@@ -68,6 +69,7 @@ class Job:
     step: int
     state: dict[str, Tensor]
     base: dict[str, str] | None
+    save_first: bool = False
 
     @property
     def precision(self) -> torch.dtype:
@@ -107,30 +109,34 @@ def new_job(settings: Settings, folder: RunFolder, ranks: Ranks, ops_choice: str
     stored = None if init is None else read_stored(init)
     if stored is not None:
         settings = replace(settings, model=_with_architecture(settings.model, stored.config))
-        if settings.data.block_size > settings.model.context_length:
-            settings = replace(settings, data=replace(settings.data, block_size=settings.model.context_length))
-    corpus, settings = _corpus(settings, ranks, None if stored is None else stored.tokenizer, None)
-    if stored is not None and stored.tokenizer is not None:
-        check_tokenizer(corpus.tokenizer, stored.tokenizer.sha256, str(init))
+        settings = replace(settings, data=_within_context(settings.data, settings.model.context_length))
+        if stored.tokenizer is None and not settings.tokenizer.path:
+            raise UserError(f"--init {init}: has no tokenizer; name its own with --set tokenizer.path=FILE")
+    own = None if stored is None else stored.tokenizer
+    corpus, settings = _corpus(settings, ranks, None if settings.tokenizer.path else own, None)
+    if own is not None:
+        check_tokenizer(corpus.tokenizer, own.sha256, str(init))
     settings = _sized(settings, ranks)
-    if ranks.is_first:
-        folder.create(presets.write(tables_of(settings)))
-        if not settings.data.paths:
-            shutil.copyfile(corpus.sources[0].files[0], folder.corpus)
-    ranks.wait()
     weights, base = None, None
     if stored is not None:
         weights = stored.weights
         if settings.model.lora is not None:
             base = {"path": str(stored.path.absolute()), "sha256": hash_weights(stored.weights)}
-    return _assemble(settings, folder, ranks, ops_choice, corpus, weights, base)
+    job = _assemble(settings, folder, ranks, ops_choice, corpus, weights, base)
+    job.save_first = stored is not None
+    if ranks.is_first:
+        folder.create(presets.write(tables_of(settings)))
+        if not settings.data.paths:
+            shutil.copyfile(corpus.sources[0].files[0], folder.corpus)
+    ranks.wait()
+    return job
 
 
 def resumed_job(folder: RunFolder, ranks: Ranks, ops_choice: str, steps: int | None) -> Job:
     """A run from where its newest checkpoint stands. steps: a later end."""
-    where = str(folder.config)
     overrides = [] if steps is None else [f"run.steps={steps}"]
-    settings = read_settings(folder.config.read_text(), overrides, where)
+    settings = read_settings(folder.read_config(), overrides, str(folder.config))
+    check_services(settings.run.report)
     own_corpus = folder.corpus if folder.corpus.exists() else None
     if folder.read_marks()["newest"] is None:
         corpus, settings = _corpus(settings, ranks, None, own_corpus)
@@ -163,6 +169,15 @@ def _with_architecture(wanted: DecoderConfig, found: DecoderConfig) -> DecoderCo
     )
 
 
+def _within_context(data: DataConfig, context_length: int) -> DataConfig:
+    """Blocks no longer than a model's context, and about as many tokens in a step."""
+    if data.block_size <= context_length:
+        return data
+    blocks = max(1, data.tokens_per_step // context_length)
+    _log.info("data.block_size = %d: the context of the model that --init names", context_length)
+    return replace(data, block_size=context_length, tokens_per_step=blocks * context_length)
+
+
 def _corpus(
     settings: Settings, ranks: Ranks, tokenizer: Tokenizer | None, own_corpus: Path | None
 ) -> tuple[Corpus, Settings]:
@@ -175,14 +190,14 @@ def _corpus(
     if not ranks.is_first:
         ranks.wait()  # the first rank prepares; the others find everything in the cache
     sources, held_out = find_sources(data, own_corpus)
-    if tokenizer is None or settings.tokenizer.path:
+    if tokenizer is None:
         tokenizer = find_tokenizer(sources, data, settings.tokenizer, model.vocab_size)
     corpus = build_corpus(sources, held_out, tokenizer, data, settings.eval.max_tokens)
     if ranks.is_first:
         ranks.wait()
         tokens = sum(blocks.num_targets_total for blocks in corpus.training)
         _log.info(
-            "%s tokens to train on, %s held out; %.2f %% of the held-out 50-character windows occur in the training text",
+            "%s tokens to train on, %s held out; of the held-out 50-character windows %.2f %% occur in the training text",
             f"{tokens:,}",
             f"{sum(blocks.num_targets_total for blocks in corpus.held_out):,}",
             100 * corpus.overlap,

@@ -39,8 +39,8 @@ class TrainingStoppedError(RuntimeError):
     """The run cannot usefully go on; its checkpoints stand."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
-    """A signal ended the run after it was saved."""
+class Stopped(Exception):
+    """A signal ended the run after it was saved: not an error, the user asked for it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -66,6 +66,8 @@ def train(job: Job, stop_at: int | None = None) -> dict[str, Any]:
     )
     with _signals() as caught, _profiler(job) as profiler:
         meter = _Meter(job)
+        if job.save_first:
+            _save(job, meter)
         interrupted = False
         while job.step < end and not interrupted:
             interrupted = not _one_step(job, reporter, meter, caught)
@@ -199,8 +201,8 @@ class _Meter:
         self.in_step = torch.zeros(2, dtype=torch.float64, device=job.ranks.device)
         if "meter" in job.state:
             self.sums += job.state["meter"].to(job.ranks.device)
-            if not job.ranks.is_first:
-                self.sums[:2] = 0  # the checkpoint holds the sum over all ranks
+            # the checkpoint holds the sum over all ranks, free of their number (_one_step scales by it)
+            self.sums[:2] *= job.ranks.world if job.ranks.is_first else 0
         self.norm, self.rate = torch.zeros(()), 0.0
         self.valid: dict[str, float] = {}
         self.last_loss: float | None = None
@@ -259,9 +261,10 @@ class _Meter:
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps. Every rank must call it."""
-        optimizer = self.job.optimizer
+        optimizer, total = self.job.optimizer, self._over_ranks()
+        total[:2] /= self.job.ranks.world
         return {
-            "meter": self._over_ranks(),
+            "meter": total,
             "skipped": optimizer.skipped,
             "skipped_in_a_row": optimizer.skipped_in_a_row,
         }
@@ -287,7 +290,7 @@ def _summary(job: Job, meter: _Meter, finished: bool, first_step: int, seconds: 
 def _signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them; the second one acts as usual."""
     caught: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, _frame: object) -> None:
         caught.append(number)

@@ -28,7 +28,9 @@ CLOCK_KEYS = ("seconds", "tokens_per_second", "memory_gib", "mfu")
 class Reporter:
     """Reports of one process; all methods do nothing on ranks after the first."""
 
-    def __init__(self, folder: RunFolder, *, num_tokens: int, done_tokens: int, active: bool, services: tuple[str, ...]):
+    def __init__(
+        self, folder: RunFolder, *, num_tokens: int, done_tokens: int, active: bool, services: tuple[str, ...]
+    ):
         self.folder = folder
         self.active = active
         self.services = _open_services(folder, services) if active else []
@@ -100,7 +102,10 @@ def memory_bytes() -> int:
 
 
 def draw_curve(metrics: Path, picture: Path) -> bool:
-    """Loss over steps, training and held-out, as a PNG. False, with a line in the log, without matplotlib."""
+    """Loss over steps, training and held-out, as a PNG. False before the first report, and, with a line in the log,
+    without matplotlib."""
+    if not metrics.exists():
+        return False
     if importlib.util.find_spec("matplotlib") is None:
         _log.info("no %s: drawing it needs matplotlib: pip install 'pixelcore[plot]'", picture.name)
         return False
@@ -141,7 +146,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, folder: RunFolder) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports] - an extra that few install
 
         self.run = wandb.init(project="pixelcore", name=folder.path.name, dir=str(folder.path), resume="allow")
 

@@ -62,8 +62,17 @@ class RunFolder:
             raise UserError(f"--resume {path}: no run there (no run.json); name the folder given as --out")
         return folder
 
+    def read_config(self) -> str:
+        try:
+            return self.config.read_text(encoding="utf-8")
+        except UnicodeDecodeError as cause:
+            raise UserError(f"{self.config}: damaged ({cause}); a checkpoint's manifest holds a copy") from cause
+
     def read_marks(self) -> dict:
-        return json.loads(self.marks.read_text())
+        try:
+            return json.loads(self.marks.read_bytes())
+        except ValueError as cause:
+            raise UserError(f"{self.marks}: damaged ({cause}); its checkpoints are whole: name one of them") from cause
 
     def mark(self, **changes: object) -> None:
         """Change entries of run.json in one step."""
@@ -87,7 +96,7 @@ class RunFolder:
         """Before going on from a step, drop what was written after it: lines of metrics.jsonl, samples and
         checkpoints of steps that will be made again."""
         if self.metrics.exists():
-            lines = self.metrics.read_text().splitlines()
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
             # a process that died while writing leaves half a line at the end
             whole = [line for line in lines if line.endswith("}")]
             kept = [line for line in whole if json.loads(line)["step"] <= step]

@@ -77,11 +77,11 @@ def announce_cpu_cost(config: DecoderConfig, tokens_per_step: int, block_size: i
 def measure_matmul_flops(size: int = 1024, repeats: int = 3) -> float:
     """FLOP/s of an fp32 matrix product here, the best of a few."""
     matrix = torch.ones(size, size)
-    matrix @ matrix
+    torch.mm(matrix, matrix)
     best = 0.0
     for _ in range(repeats):
         start = time.perf_counter()
-        matrix @ matrix
+        torch.mm(matrix, matrix)
         best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
 

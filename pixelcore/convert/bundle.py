@@ -358,10 +358,7 @@ def bundle_fields(stored: Stored) -> dict[str, Any]:
     known = stored.details.get("model_config") if stored.origin == "bundle" else None
     raw: dict[str, Any] = dict(known) if isinstance(known, Mapping) else {}
     moe, lora = dict(raw.get("moe", _MOE)), dict(raw.get("lora", _LORA))
-    if config.moe is None:
-        if raw.get("use_moe"):
-            moe["enabled"] = False
-    else:
+    if config.moe is not None:
         moe |= {"num_experts": config.moe.num_experts, "top_k": config.moe.top_k}
         moe |= {"expert_interval": config.moe.expert_interval}
         if not raw.get("use_moe"):

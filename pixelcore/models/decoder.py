@@ -211,8 +211,7 @@ class Block(nn.Module):
         residual_ND, normed_ND = ops.add_norm(
             residual_ND, attended_ND, self.norm2.weight, None, config.rms_norm_eps, drop_between
         )
-        delta_ND, balance = self.feed_forward(normed_ND, packed, ops, dropout_seed, counted_N)
-        return residual_ND, delta_ND, balance
+        return residual_ND, *self.feed_forward(normed_ND, packed, ops, dropout_seed, counted_N)
 
 
 class Attention(nn.Module):
@@ -299,7 +298,9 @@ class Experts(nn.Module):
         # a dropped feature of the adapters is counted per expert copy: the copies of a row get its own document twice
         copies = None if dropout_seed is None or not self.lora_drop else _copies(packed, rows, expert_NJ, order)
         sorted_ND = x_ND[rows]
-        gate_up = self.gate_up(sorted_ND, ends_E, ops, _drop(dropout_seed, copies, self.site + _LORA_IN, self.lora_drop))
+        gate_up = self.gate_up(
+            sorted_ND, ends_E, ops, _drop(dropout_seed, copies, self.site + _LORA_IN, self.lora_drop)
+        )
         inner = ops.glu(gate_up, "silu")
         out = self.down(inner, ends_E, ops, _drop(dropout_seed, copies, self.site + _LORA_DOWN, self.lora_drop))
         # back in the order of the rows; a gather, because adding with an index is not deterministic on a GPU

@@ -1,5 +1,6 @@
 """Blocks: every target of every selected document once, in context, and nothing else."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def expected_pairs(store: TokenStore, documents: list[int]) -> list[tuple[int, i
     pairs = []
     for document in documents:
         tokens = store.tokens[store.starts[document] : store.starts[document + 1]].tolist()
-        pairs += zip(tokens, tokens[1:])
+        pairs += pairwise(tokens)
     return sorted(pairs)
 
 
@@ -58,7 +59,7 @@ def test_every_target_is_in_exactly_one_block(tmp_path: Path, seed: int, size: i
             assert blocks.num_targets(number) == count
             pairs += zip(block.ids[:count].tolist(), block.targets[:count].tolist())
             starts = np.cumsum([0, *block.lengths])
-            for start, stop in zip(starts, starts[1:]):
+            for start, stop in pairwise(starts):
                 if start < count:  # within a piece, a target is the next id
                     assert block.ids[start + 1 : stop].tolist() == block.targets[start : stop - 1].tolist()
                     positions.append(start)

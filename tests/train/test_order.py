@@ -6,6 +6,9 @@ import pytest
 from pixelcore.errors import UserError
 from train.data.order import CYCLE, BlockOrder, permute
 
+GOLDEN_PLAIN = [(0, 855), (0, 753), (0, 303), (0, 573), (0, 206), (0, 42), (0, 227), (0, 107)]
+GOLDEN_WEIGHTED = [(0, 8), (1, 7), (1, 75), (1, 69), (0, 4), (1, 55), (1, 29), (1, 31)]
+
 
 def taken(order: BlockOrder, start: int, count: int) -> list[tuple[int, int]]:
     sources, blocks = order.take(start, count)
@@ -86,7 +89,3 @@ def test_more_sources_than_slots_are_refused():
     with pytest.raises(UserError, match="at most 1024"):
         BlockOrder(0, [1] * 1025, [1.0] * 1025)
     assert BlockOrder(0, [1] * 1024, [1.0] * 1023 + [1e6])[0][0] < 1024
-
-
-GOLDEN_PLAIN = [(0, 855), (0, 753), (0, 303), (0, 573), (0, 206), (0, 42), (0, 227), (0, 107)]
-GOLDEN_WEIGHTED = [(0, 8), (1, 7), (1, 75), (1, 69), (0, 4), (1, 55), (1, 29), (1, 31)]

@@ -22,7 +22,7 @@ from pixelcore.errors import UserError
 from pixelcore.tokenizer import Tokenizer, train_tokenizer
 from train.config import DataConfig, TokenizerConfig
 from train.data.blocks import Blocks
-from train.data.split import Selection, Split, overlap_share, split_files
+from train.data.split import Role, Selection, Split, overlap_share, split_files
 from train.data.standard_library import standard_library_corpus
 from train.data.token_store import TokenStore, prepare
 
@@ -117,6 +117,7 @@ def build_corpus(
     stores = [prepare(source.files, tokenizer, cache, data.field, label=_label(source)) for source in sources]
     for source, store in zip(sources, stores, strict=True):
         training.append(Blocks(store, source.split.select(store, "train"), data.block_size))
+    chosen: list[tuple[Source, TokenStore, Role]]
     if held_out:
         chosen = [(source, prepare(source.files, tokenizer, cache, data.field), "train") for source in held_out]
     else:
@@ -128,6 +129,7 @@ def build_corpus(
     key = hashlib.sha256(json.dumps([b.store.key + repr(b.num_targets_total) for b in training + evaluation]).encode())
     record = cache / "overlaps" / f"{key.hexdigest()[:32]}.json"
     if not record.exists():
+        _log.info("measuring how much of the held-out text occurs in the training text")
         texts = (text for source_texts in overlaps for text in source_texts)
         record.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, {"share": overlap_share(training_texts(sources, data.field), texts)})

@@ -26,9 +26,7 @@ SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test
 TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "\xa0": " "})
 ARTICLES_AND_PRONOUNS = "a an the this that these it its which who each all any other such"
 AUXILIARY_VERBS = "is are was be been has have can may must should will would do does"
-PREPOSITIONS_AND_CONJUNCTIONS = (
-    "to of in on at by with from as for and or but not no if when where than then only"
-)
+PREPOSITIONS_AND_CONJUNCTIONS = "to of in on at by with from as for and or but not no if when where than then only"
 FUNCTION_WORDS = frozenset(f"{ARTICLES_AND_PRONOUNS} {AUXILIARY_VERBS} {PREPOSITIONS_AND_CONJUNCTIONS}".split())
 
 

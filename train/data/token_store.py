@@ -159,6 +159,7 @@ def locked(path: Path) -> Iterator[None]:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing would not do if a fork meanwhile has the file open too
             return
 
 
@@ -210,7 +211,6 @@ def _build(
         writer = _Writer(tokens, starts, text_bytes)
         pending: deque[Future[_Encoded]] = deque()
         try:
-            total = 0
             for file, source in zip(files, sources):
                 first_document = num_documents
                 for texts in _batches(read_documents(file, field)):
@@ -220,10 +220,9 @@ def _build(
                         bar.update(writer.write(pending.popleft().result()))
                 count = num_documents - first_document
                 stored.append(StoredFile(**asdict(source), first_document=first_document, num_documents=count))
-                total += _text_size(file)
-                bar.update(max(0, total - bar.n) if file.name.endswith((".gz", ".parquet")) else 0)
             while pending:
                 bar.update(writer.write(pending.popleft().result()))
+            bar.update(max(0, bar.total - bar.n))  # the total counts blank lines and the syntax of records as well
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     if num_documents == 0:

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from pixelcore.errors import UserError
+from pixelcore.kv_cache import KVCache
+
+
+def make_cache(num_sequences: int = 2, capacity: int = 6) -> KVCache:
+    return KVCache(
+        num_layers=2,
+        num_sequences=num_sequences,
+        num_key_value_heads=1,
+        head_size=4,
+        capacity=capacity,
+        device="cpu",
+        dtype=torch.float32,
+    )
+
+
+def test_positions_go_on_where_each_sequence_stands():
+    cache = make_cache()
+    assert cache.begin([3, 1], "cpu").positions.tolist() == [0, 1, 2, 0]
+    cache.commit()
+    packed = cache.begin([1, 2], "cpu")
+    assert packed.positions.tolist() == [3, 1, 2]
+    assert packed.offsets.tolist() == [0, 1, 3]
+    cache.commit()
+    assert cache.lengths == [4, 3]
+
+
+def test_each_layer_keeps_its_rows_in_place():
+    cache = make_cache()
+    layer = cache.layers[1]
+    for new in ([3, 1], [1, 2]):
+        cache.begin(new, "cpu")
+        rows = torch.arange(sum(new) * 4.0).reshape(-1, 1, 4) + 100 * cache.lengths[0]
+        layer.append(rows, -rows)
+        cache.commit()
+    assert layer.keys[0, 0, :4, 0].tolist() == [0, 4, 8, 300]
+    assert layer.values[1, 0, :3, 0].tolist() == [-12, -304, -308]
+    assert not layer.keys[:, :, 4:].any()
+    assert not cache.layers[0].keys.any()
+
+
+def test_a_pass_that_fails_leaves_the_cache_as_it_was():
+    cache = make_cache()
+    cache.begin([2, 2], "cpu")
+    cache.commit()
+    cache.begin([1, 1], "cpu")  # and no commit
+    assert cache.lengths == [2, 2]
+    assert cache.begin([1, 1], "cpu").positions.tolist() == [2, 2]
+
+
+def test_outgrowing_the_context_is_the_users_mistake():
+    cache = make_cache()
+    cache.begin([6, 1], "cpu")
+    cache.commit()
+    with pytest.raises(UserError, match="7 tokens do not fit a context of 6: shorten"):
+        cache.begin([1, 1], "cpu")
+    assert cache.lengths == [6, 1]
+
+
+def test_another_number_of_sequences_is_refused():
+    with pytest.raises(ValueError, match="3 sequences brought tokens; the cache holds 2"):
+        make_cache().begin([1, 1, 1], "cpu")

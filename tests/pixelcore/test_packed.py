@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from pixelcore.packed import Packed
+
+
+def test_documents_stand_end_to_end():
+    packed = Packed.from_lengths([2, 1, 3])
+    assert packed.offsets.tolist() == [0, 2, 3, 6]
+    assert packed.positions.tolist() == [0, 1, 0, 0, 1, 2]
+    assert packed.documents.tolist() == [0, 0, 2, 3, 3, 3]
+    assert (packed.max_length, packed.lengths) == (3, (2, 1, 3))
+    assert packed.offsets.dtype == packed.positions.dtype == torch.int32
+    assert packed.documents.dtype == torch.int64
+
+
+def test_documents_may_be_named():
+    assert Packed.from_lengths([2, 1], documents=[7, 5]).documents.tolist() == [7, 7, 5]
+
+
+@pytest.mark.parametrize("lengths", [[], [3, 0], [-1]])
+def test_an_empty_document_is_refused(lengths):
+    with pytest.raises(ValueError, match="must be positive"):
+        Packed.from_lengths(lengths)
+
+
+def test_neighbours_of_one_length_are_one_run():
+    runs = Packed.from_lengths([4, 4, 2, 4, 1, 1, 1]).equal_runs()
+    assert runs == [(0, 2, 4), (8, 1, 2), (10, 1, 4), (14, 3, 1)]
+    assert sum(count * length for _, count, length in runs) == 17
+
+
+def test_another_device_keeps_the_structure():
+    moved = Packed.from_lengths([2, 3]).to("meta")
+    assert moved.offsets.device.type == moved.positions.device.type == moved.documents.device.type == "meta"
+    assert (moved.max_length, moved.lengths) == (3, (2, 3))
