@@ -181,7 +181,7 @@ def read_manifest(folder: Path) -> dict:
 def read_checkpoint(folder: Path, *, with_optimizer: bool = False) -> Stored:
     """A checkpoint of ours; adapters are joined with their base, which must still be where and what it was."""
     manifest = read_manifest(folder)
-    config = config_from_dict(manifest["kind"], manifest["model"])
+    config = config_from_dict(manifest["kind"], manifest["model"], f"{folder / 'manifest.json'}: model")
     weights = read_tensors(folder, manifest, "model.safetensors")
     if manifest["base"] is not None:
         weights = _with_base(folder, manifest["base"], weights)

@@ -104,19 +104,6 @@ def _stacked(layer: "PackedLinear | ExpertLinear", change, y_NO: Tensor) -> Tens
     return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
 
-@torch.no_grad()
-def merge_adapters(layer: "PackedLinear | ExpertLinear") -> None:
-    """Fold every adapter into the weight and remove it: the same function without the extra products."""
-    first = 0
-    for name, rows in layer.parts.items():
-        if name in layer.adapters:
-            adapter = layer.adapters[name]
-            assert isinstance(adapter, Adapter)
-            layer.weight[..., first : first + rows, :] += adapter.up @ adapter.down * layer.lora_scale
-        first += rows
-    layer.adapters = nn.ModuleDict()
-
-
 def initialise_adapter(adapter: Adapter, generator: torch.Generator) -> None:
     """down uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5), up zero."""
     bound = 1 / math.sqrt(adapter.down.shape[-1])

@@ -231,7 +231,8 @@ def adamw(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """AdamW on lists of tensors, in place: gradients are multiplied by clip; nothing changes where found_inf is 1.
+    """AdamW on lists of tensors, in place; the gradients too are left multiplied by clip. Parameters and moments stay
+    as they are where found_inf is 1.
 
     step (counted from 1), learning_rate, clip and found_inf are fp32 scalars on the device, so that no update waits
     for the host. `adamw_formula` is the specification; this is the library's fused kernel.

@@ -157,10 +157,11 @@ def _load_archive(file: Path) -> dict[str, Any]:
         payload = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as cause:
         culprit = re.search(r"GLOBAL (\S+)", str(cause))
-        named = culprit.group(1) if culprit else "something that is not a tensor or plain value"
+        if culprit is None:
+            raise UserError(f"{file}: damaged, or no torch.save archive of tensors: {remedy}") from cause
         raise UserError(
-            f"{file}: holds {named}, and only tensors and plain values are read, because a pickled class can run code: "
-            "save it again as a dict of tensors and plain values"
+            f"{file}: holds {culprit.group(1)}, and only tensors and plain values are read, as a pickled class can run "
+            "code: save it again as a dict of tensors and plain values"
         ) from cause
     except RuntimeError as cause:
         raise UserError(f"{file}: damaged, or no torch.save archive: {remedy}") from cause

@@ -26,22 +26,23 @@ def model(tokenizer) -> Decoder:
     return _model(tokenizer)
 
 
-def _model(tokenizer: Tokenizer, seed: int = 3, **changes) -> Decoder:
-    settings = {
-        "vocab_size": tokenizer.vocab_size,
-        "context_length": CONTEXT,
-        "num_layers": 2,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-    }
-    model = Decoder(DecoderConfig(**(settings | changes))).eval()
-    initialise(model, seed)
+def _model(tokenizer: Tokenizer, moe: MoEConfig | None = None) -> Decoder:
+    config = DecoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        context_length=CONTEXT,
+        num_layers=2,
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        moe=moe,
+    )
+    model = Decoder(config).eval()
+    initialise(model, seed=3)
     with torch.no_grad():
-        for layer in model.layers:  # larger than at the start of training, so that the text depends on the context
-            layer.attention.qkv.weight *= 20
-            layer.attention.out.weight *= 10
+        # larger than at the start of training, so that the text depends on the context
+        for name, weight in model.named_parameters():
+            weight *= 20 if name.endswith("qkv.weight") else 10 if name.endswith("out.weight") else 1
         model.embed.weight *= 5
     return model
 

@@ -404,6 +404,11 @@ def damage_flip(bundle: Path) -> None:
     (bundle / "latest.pt").write_bytes(content)
 
 
+def write_other_archive(bundle: Path) -> None:
+    with zipfile.ZipFile(bundle / "latest.pt", "w") as archive:
+        archive.writestr("letter.txt", "hello")
+
+
 BAD_BUNDLES = {
     "absolute path": (
         lambda b: change_table(b / "manifest.json", latest="/etc/passwd"),
@@ -426,10 +431,11 @@ BAD_BUNDLES = {
         lambda b: (b / "latest.pt").write_bytes(pickle.dumps({"model": 1})),
         "no torch.save archive",
     ),
-    "archive of something else": (
+    "empty archive": (
         lambda b: zipfile.ZipFile(b / "latest.pt", "w").close(),
         r"latest\.pt: damaged, or no torch\.save archive",
     ),
+    "archive of something else": (write_other_archive, r"latest\.pt: damaged, or no torch\.save archive"),
     "foreign class": (
         lambda b: torch.save({"model": Foreign()}, b / "latest.pt"),
         r"holds \S*test_convert\.Foreign, and only tensors",

@@ -14,7 +14,7 @@ from pixelcore.config import DecoderConfig, LoRAConfig, MoEConfig
 from pixelcore.convert.names import unpack
 from pixelcore.errors import UserError
 from pixelcore.initialise import initialise
-from pixelcore.layers import ExpertLinear, PackedLinear, grouped_linear, merge_adapters
+from pixelcore.layers import grouped_linear
 from pixelcore.models.decoder import Decoder, balance_loss
 from pixelcore.ops import IGNORED
 from pixelcore.packed import Packed
@@ -485,19 +485,6 @@ def test_adapters_start_as_the_identity(changes):
     adapted.load_state_dict(adapted.state_dict() | base.state_dict())
     assert torch.equal(adapted(ids).logits, base(ids).logits)
     assert all(p.any() for name, p in adapted.named_parameters() if name.endswith(".down"))
-
-
-@pytest.mark.parametrize("targets", [None, ("q_proj", "up_proj"), ("v_proj", "down_proj")])
-@torch.no_grad()
-def test_merged_adapters_compute_the_same(targets):
-    lora = LoRAConfig(rank=4) if targets is None else LoRAConfig(rank=4, alpha=3, target_modules=targets)
-    model, ids = make_model(moe=EXPERTS, lora=lora), draw_ids(2, 9)
-    before = model(ids).logits
-    for layer in model.modules():
-        if isinstance(layer, PackedLinear | ExpertLinear):
-            merge_adapters(layer)
-    torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-4)
-    assert not [name for name, _ in model.named_parameters() if "adapters" in name]
 
 
 @torch.no_grad()

@@ -152,6 +152,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 # each at the n-th call of a function, so that they come at the same place in every run.
 _SERVER = """
 import importlib, json, os, sys
+import torch._dynamo  # DDP and FSDP2 import it, for seconds
 import train.cli, train.report, train.sizing
 
 train.report.draw_curve = lambda metrics, picture: False

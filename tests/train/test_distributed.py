@@ -58,7 +58,7 @@ def test_two_ranks_compute_the_losses_of_one(engine: str, server: Server, alone:
         torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [pytest.param("ddp", marks=pytest.mark.slow), pytest.param("fsdp")])
 def test_run_moves_from_two_ranks_to_one_and_back(
     engine: str, server: Server, alone: Path, text: Path, tmp_path: Path
 ):
