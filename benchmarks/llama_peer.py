@@ -16,7 +16,8 @@ from train.config import OptimizerConfig
 def as_llama(model: Decoder) -> LlamaForCausalLM:
     """A Llama of its own memory that computes what `model` computes, in training mode, attention by sdpa."""
     fields = {name: value for name, value in llama_config(model.config).items() if name != "rope_theta"}
-    llama = LlamaForCausalLM(LlamaConfig(**fields, attn_implementation="sdpa"))
+    fields["attn_implementation"] = "sdpa"
+    llama = LlamaForCausalLM(LlamaConfig(**fields))
     state = to_llama_state(model.config, model.state_dict())
     if model.config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]

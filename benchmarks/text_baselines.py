@@ -1,4 +1,4 @@
-"""What it takes to beat: bits per byte of held-out text under xz and under a table of the bytes that follow five others.
+"""What a model has to beat: bits per byte of held-out text under xz, and under counts of what follows five bytes.
 
     python benchmarks/text_baselines.py --train FILE... --held-out FILE... [--held-out FILE...] [--json] [--out FILE]
 

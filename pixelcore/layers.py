@@ -16,6 +16,8 @@ from pixelcore.config import LoRAConfig
 from pixelcore.dropout_bits import Drop
 from pixelcore.ops import Ops
 
+_FEW_ROWS = 4  # up to here the other order of the product was faster on a CPU (docs/experiments.md)
+
 
 class Adapter(nn.Module):
     """A low-rank change of one map: down [.., R, in], up [.., rows, R]; up starts at zero, so nothing changes."""
@@ -36,7 +38,7 @@ class PackedLinear(nn.Module):
         self.adapters, self.lora_scale = _adapters(in_features, parts, lora)
 
     def forward(self, x_ND: Tensor, ops: Ops, drop: Drop | None = None) -> Tensor:
-        y_NO = F.linear(x_ND, self.weight.to(x_ND.dtype))
+        y_NO = linear(x_ND, self.weight)
         if not self.adapters:
             return y_NO
         x_ND = x_ND if drop is None else ops.dropout(x_ND, drop)
@@ -69,6 +71,19 @@ class ExpertLinear(nn.Module):
             return grouped_linear(grouped_linear(x_ND, adapter.down, ends_E), adapter.up, ends_E) * self.lora_scale
 
         return y_NO + _stacked(self, change, y_NO)
+
+
+def linear(x_ND: Tensor, weight_OD: Tensor) -> Tensor:
+    """x W^T in the dtype of x. Every product of a model with a whole weight goes through here."""
+    weight_OD = weight_OD.to(x_ND.dtype)
+    num_rows = x_ND.shape[0]
+    few = num_rows <= _FEW_ROWS and x_ND.device.type == "cpu" and x_ND.dtype == torch.float32
+    if not few or torch.is_grad_enabled():
+        return F.linear(x_ND, weight_OD)
+    # one token at a time is bound by reading the weights, and the library reads them at a third of the memory's speed
+    # for a vector, faster as a product of W with a few columns: at least two
+    rows_ND = x_ND.expand(2, -1).contiguous() if num_rows == 1 else x_ND
+    return (weight_OD @ rows_ND.T)[:, :num_rows].T.contiguous()
 
 
 def grouped_linear(x_ND: Tensor, weight_EOD: Tensor, ends_E: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from train.run_folder import RunFolder
 
 _log = logging.getLogger("train")
 
+_COMMANDS = ("run", "tokenizer", "prepare")
 _EXAMPLES = """examples:
   python -m train --preset smoke --steps 12                      a first run, in seconds
   python -m train --preset demo                                  minutes on a CPU, legible English
@@ -70,9 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "command", nargs="?", choices=("run", "tokenizer", "prepare"), default="run", help="default run"
-    )
+    # checked later: a choice here would take the value of a misspelt flag for a wrong command
+    parser.add_argument("command", nargs="?", metavar="COMMAND", default="run", help=f"{', '.join(_COMMANDS)}")
     parser.add_argument("--preset", metavar="NAME", help="a named configuration")
     parser.add_argument("--data", metavar="PATH", action="append", help="file, folder or glob; may be repeated")
     parser.add_argument("--valid", metavar="PATH", action="append", help="held-out text of its own; may be repeated")
@@ -90,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    if arguments.command not in _COMMANDS:
+        raise UserError(f"unknown command {arguments.command!r}; commands: {', '.join(_COMMANDS)}")
     if arguments.command == "tokenizer":
         return _tokenizer(arguments)
     if arguments.command == "prepare":

@@ -197,7 +197,7 @@ def _corpus(
         ranks.wait()
         tokens = sum(blocks.num_targets_total for blocks in corpus.training)
         _log.info(
-            "%s tokens to train on, %s held out; of the held-out 50-character windows %.2f %% occur in the training text",
+            "%s tokens to train on, %s held out; of the held-out 50-character windows %.2f %% occur in training text",
             f"{tokens:,}",
             f"{sum(blocks.num_targets_total for blocks in corpus.held_out):,}",
             100 * corpus.overlap,

@@ -13,6 +13,7 @@ one is whole.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,9 @@ class RunFolder:
             raise UserError(f"--out {path}: holds a run; continue it with --resume {path}, or choose another folder")
         if path.exists() and any(path.iterdir()):
             raise UserError(f"--out {path}: is not empty; choose a folder that does not exist yet")
+        above = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise UserError(f"--out {path}: nothing can be written in {above}; choose another folder")
 
     def create(self, config: str) -> None:
         """Make the folder of a new run."""
@@ -85,8 +89,8 @@ class RunFolder:
     def prune(self, keep_last: int) -> None:
         """Remove all but the last few checkpoints and those that run.json names, and what killed writers left."""
         marks = self.read_marks()
-        for leftover in self.checkpoints.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(leftover)
+        for leftover in [*self.path.glob(f"{TEMPORARY}*"), *self.checkpoints.glob(f"{TEMPORARY}*")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         written = sorted(entry for entry in self.checkpoints.iterdir() if entry.name.startswith("step_"))
         for old in written[:-keep_last]:
             if old.name not in (marks["newest"], marks["best"]):

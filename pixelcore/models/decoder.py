@@ -22,7 +22,7 @@ from pixelcore.config import DecoderConfig
 from pixelcore.dropout_bits import Drop
 from pixelcore.errors import UserError
 from pixelcore.kv_cache import KVCache, LayerCache
-from pixelcore.layers import ExpertLinear, PackedLinear
+from pixelcore.layers import ExpertLinear, PackedLinear, linear
 from pixelcore.ops import IGNORED, REFERENCE, HeadLayout, Ops, rope_table
 from pixelcore.packed import Packed
 
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
             cache.commit()
         if last_only:
             hidden_ND = hidden_ND[packed.offsets[1:].long() - 1]
-        logits = F.linear(hidden_ND, self.head_weight.to(hidden_ND.dtype))
+        logits = linear(hidden_ND, self.head_weight)
         if targets_N is None:
             return DecoderOutput(logits=logits if last_only else logits.unflatten(0, shape), balance=balance)
         return self._loss(logits, targets_N, scale, balance)

@@ -138,7 +138,10 @@ def test_loaded_model_owns_its_memory(stored: Stored):
     [
         (lambda weights: weights.pop("norm.weight"), "here: tensor norm.weight [16] is missing"),
         (lambda weights: weights.update(norm_=torch.ones(1)), "here: tensor norm_ belongs to no parameter (1 such"),
-        (lambda weights: weights.update({"norm.weight": torch.ones(4)}), "norm.weight has shape [4]; the configuration"),
+        (
+            lambda weights: weights.update({"norm.weight": torch.ones(4)}),
+            "norm.weight has shape [4]; the configuration",
+        ),
     ],
     ids=["missing", "extra", "misshapen"],
 )
@@ -184,11 +187,11 @@ def test_killed_save_leaves_the_previous_checkpoint_loadable(tokenizer: Tokenize
         shutil.rmtree(run / "checkpoints" / "step_00000002", ignore_errors=True)
         save(run, second)
         assert read_stored(run).step == 2, place
-        left = sorted(entry.relative_to(run).as_posix() for entry in run.rglob("*") if TEMPORARY in entry.name)
-        assert not left, place
+        left = sorted(entry.name for entry in (run / "checkpoints").iterdir())
+        assert left == ["step_00000001", "step_00000002"], place
         shutil.rmtree(run / "checkpoints" / "step_00000002")
         write_json(run / "run.json", {"newest": "step_00000001", "best": None})
-    assert len(places) > 30
+    assert len(places) > 20
     assert any("half of" in place and "optimizer.safetensors" in place for place in places)
 
 
@@ -247,10 +250,11 @@ def test_every_flipped_byte_of_the_manifest_is_noticed(folder: Path):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         try:
             read_manifest(folder)
+            message = "read as if nothing had happened"
         except UserError as cause:
-            assert "manifest.json" in str(cause)
-        else:
-            unnoticed.append(content[max(0, place - 20) : place + 1])
+            message = str(cause)
+        if "manifest.json" not in message:
+            unnoticed.append((content[max(0, place - 20) : place + 1], message))
     assert not unnoticed
 
 

@@ -5,6 +5,7 @@ else: starting Python and importing torch for each would take most of the time o
 """
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -22,9 +23,35 @@ from tests.conftest import ROOT
 from train.cli import main
 from train.report import CLOCK_KEYS
 
-_SUBJECTS = "the ferryman,an old clock,the river,our neighbour,a tin whistle,the winter wheat,her letter,the lamp".split(",")
-_VERBS = "waits for,remembers,turns away from,carries,listens to,never reaches,begins with,belongs to".split(",")
-_OBJECTS = "the far shore,a quiet street,seven bells,the last train,salt and bread,the garden wall,no one".split(",")
+_SUBJECTS = [
+    "the ferryman",
+    "an old clock",
+    "the river",
+    "our neighbour",
+    "a tin whistle",
+    "the winter wheat",
+    "her letter",
+    "the lamp",
+]
+_VERBS = [
+    "waits for",
+    "remembers",
+    "turns away from",
+    "carries",
+    "listens to",
+    "never reaches",
+    "begins with",
+    "belongs to",
+]
+_OBJECTS = [
+    "the far shore",
+    "a quiet street",
+    "seven bells",
+    "the last train",
+    "salt and bread",
+    "the garden wall",
+    "no one",
+]
 _ENDS = ["before the rain", "when it is late", "as it always did", "without a word", "for 12 pence", "again"]
 
 
@@ -97,6 +124,9 @@ def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("train.sizing.measure_matmul_flops", lambda: 1e10)
     yield
     torch.set_float32_matmul_precision(precision)
+    for handler in list(logging.root.handlers):
+        if type(handler) is logging.StreamHandler:  # of `main`; it writes to what stood for stderr in this test
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
@@ -233,9 +263,7 @@ class Server:
     def run_ranks(self, world: int, argv: list[str]) -> None:
         """What torchrun does on one machine, without the seconds that it takes to start."""
         shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        ranks = [
-            self.start(argv, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)
-        ]
+        ranks = [self.start(argv, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
         assert [rank.wait() for rank in ranks] == [0] * world, "\n".join(rank.err.read_text()[-3000:] for rank in ranks)
 
 

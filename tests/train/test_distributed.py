@@ -59,9 +59,7 @@ def test_two_ranks_compute_the_losses_of_one(engine: str, server: Server, alone:
 
 
 @pytest.mark.parametrize("engine", [pytest.param("ddp", marks=pytest.mark.slow), pytest.param("fsdp")])
-def test_run_moves_from_two_ranks_to_one_and_back(
-    engine: str, server: Server, alone: Path, text: Path, tmp_path: Path
-):
+def test_run_moves_from_two_ranks_to_one_and_back(engine: str, server: Server, alone: Path, text: Path, tmp_path: Path):
     out = tmp_path / "a"
     # stops between two reports: what was summed up on two ranks is reported by one
     changes = RANDOM | {"run__log_every": 4, "run__parallel": engine}
@@ -133,8 +131,6 @@ def test_adapters_train_on_two_ranks(engine: str, server: Server, finished: Path
     server.run_ranks(2, argv(text, tmp_path / "two", *flags, **changes, run__parallel=engine))
     assert_close(tmp_path / "two", tmp_path / "one")
     assert weights(tmp_path / "two").keys() == weights(tmp_path / "one").keys()
-
-
 
 
 @pytest.mark.parametrize("engine", [pytest.param("ddp"), pytest.param("fsdp", marks=pytest.mark.slow)])

@@ -1,14 +1,23 @@
 """A run that stops and goes on is the run that never stopped, bit for bit, however it stopped."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pixelcore.checkpoint import read_stored
+from pixelcore.durable import TEMPORARY
+from tests.killing import killed_at_every_write
 from tests.train.conftest import Server, assert_same_run, lines, marks, newest, tiny, weights
-from train.cli import main
+from train.cli import _parser, _settings, main
+from train.distributed import Ranks
+from train.job import Job, new_job
+from train.loop import _Meter, _save
+from train.run_folder import RunFolder
 
 MOE = {"num_experts": 3, "top_k": 2, "expert_interval": 2}
 VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -235,6 +244,41 @@ def test_run_from_a_model_keeps_its_beginning_when_killed_before_a_checkpoint(
     assert server.run([*argv, "--out", str(out)], (*_RATE, 2, signal.SIGKILL)) == -signal.SIGKILL
     assert resume(out) == 0
     assert_same_run(tmp_path / "a", out)
+
+
+def test_save_killed_at_every_write_leaves_a_run_that_goes_on(text: Path, tmp_path: Path):
+    out = tmp_path / "b"
+    job = _job(text, out, 4)
+    with torch.no_grad():
+        for step in (1, 2):
+            job.step = step
+            _save(job, _Meter(job))
+        job.step, before = 3, weights(out)
+        changed = {name: parameter.detach() + 1 for name, parameter in job.model.named_parameters()}
+        job.model.load_state_dict(changed)
+    tmp_path.joinpath("saved").mkdir()
+    shutil.copytree(out, tmp_path / "saved" / "b")
+    places = []
+    for place in killed_at_every_write(lambda: _save(job, _Meter(job))):
+        places.append(place)
+        found = read_stored(out)
+        wanted = before if found.step == 2 else changed
+        assert all(torch.equal(found.weights[name], wanted[name]) for name in wanted), place
+        assert found.step in (2, 3)
+        RunFolder.open(out).forget_after(found.step)
+        _save(job, _Meter(job))
+        assert marks(out)["newest"] == "step_00000003"
+        assert {entry.name for entry in (out / "checkpoints").iterdir()} == {"step_00000002", "step_00000003"}, place
+        assert not [entry for entry in out.iterdir() if entry.name.startswith(TEMPORARY)], place
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "saved" / "b", out)
+    assert any("before rmtree" in place and "step_00000001" in place for place in places), "it prunes, too"
+
+
+def _job(text: Path, out: Path, steps: int) -> Job:
+    """A run before its first step."""
+    arguments = _parser().parse_args([*tiny(text, eval__max_tokens=100), "--steps", str(steps)])
+    return new_job(_settings(arguments), RunFolder(out), Ranks(0, 1, torch.device("cpu")), "auto", None)
 
 
 def test_half_a_line_of_a_killed_writer_is_dropped(text: Path, finished: Path, tmp_path: Path):

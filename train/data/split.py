@@ -211,9 +211,10 @@ def _by_document(
             if lowest[0] < split.held_out_below <= highest[0]:
                 return split
     if lowest[1] == highest[1]:
+        names = ", ".join(files[file].name for file in rest[:3])
         raise UserError(
-            'data.split = "by-document" needs at least 2 documents and there are fewer: give more text, separate the '
-            "documents by blank lines, or name validation text with --valid"
+            f'{names}: data.split = "by-document" needs at least 2 documents and there are fewer: give more text, '
+            "separate the documents by blank lines, or name validation text with --valid"
         )
     forced = lowest[1] if lowest[0] >= split.held_out_below else highest[1]
     return Split(split.files, roles, split.held_out_below, forced)
