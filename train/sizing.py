@@ -13,7 +13,7 @@ from pixelcore.errors import UserError
 _log = logging.getLogger(__name__)
 
 _SHARE_OF_MEMORY = 0.6  # the estimate leaves out allocator slack and whatever else the machine does
-_CPU_TOKENS = 4096  # more at once is not faster on a CPU, and progress shows less often
+_CPU_TOKENS = 2048  # more at once is not faster on a CPU, and progress shows less often
 
 # dense bf16 (fp32 accumulate) peak of a device, FLOP/s, from the makers' data sheets
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}

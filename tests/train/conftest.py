@@ -214,7 +214,11 @@ for line in sys.stdin:
     else:
         answer = os.fork()
         if answer == 0:
-            sys.exit(child(request))
+            status = child(request)
+            sys.stdout.flush(), sys.stderr.flush()
+            if "coverage" in sys.modules:
+                sys.exit(status)  # it writes what it saw at the end
+            os._exit(status)  # taking Python down takes longer than a run
     print(answer, flush=True)
 """
 

@@ -121,7 +121,7 @@ def test_step_that_a_signal_cut_short_never_happened(server: Server, text: Path,
     out = tmp_path / "b"
     argv = [*tiny(text, run__micro_batch_blocks=1), "--steps", "12", "--out", str(out)]
     # 4 micro-batches a step: the 14th is the second of step 4
-    assert server.run(argv, signal=(*_LOSS, 14, signal.SIGTERM)) == 143
+    assert server.run(argv, (*_LOSS, 14, signal.SIGTERM)) == 143
     assert newest(out).name == "step_00000003"
     assert [line["step"] for line in lines(out)] == [1, 2, 3]
     state = json.loads((newest(out) / "manifest.json").read_text())

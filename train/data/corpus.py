@@ -9,12 +9,14 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from pixelcore.documents import find_files
 from pixelcore.durable import write_file, write_json
@@ -24,7 +26,7 @@ from train.config import DataConfig, TokenizerConfig
 from train.data.blocks import Blocks
 from train.data.split import Role, Selection, Split, overlap_share, split_files
 from train.data.standard_library import standard_library_corpus
-from train.data.token_store import TokenStore, prepare
+from train.data.token_store import QUIET_BYTES, TokenStore, prepare
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +95,11 @@ def find_tokenizer(sources: Sequence[Source], data: DataConfig, config: Tokenize
     if not path.exists():
         _log.info("training a tokenizer of %d pieces on the training text", vocab_size)
         max_bytes = int(config.training_megabytes * 2**20)
-        trained = train_tokenizer(training_texts(sources, data.field), vocab_size, max_bytes=max_bytes)
+        size = sum(file.stat().st_size for source in sources for file in source.files)
+        # compressed files hold more text than they have bytes, so the bar counts and promises no end
+        with tqdm(unit="B", unit_scale=True, desc="reading", disable=size < QUIET_BYTES, file=sys.stderr) as bar:
+            texts = training_texts(sources, data.field)
+            trained = train_tokenizer(texts, vocab_size, progress=bar.update, max_bytes=max_bytes)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, trained.model_bytes)
     tokenizer = Tokenizer.load(path)
