@@ -31,12 +31,12 @@ def record(libraries: Sequence[str] = (), threads: int | None = None) -> dict[st
 
 
 def publish(result: Mapping[str, Any], table: str, as_json: bool, out: Path | None) -> None:
-    """Print the table, or the JSON when asked for; write the JSON to `out` too where one is named."""
+    """Write the JSON to `out` where one is named, then print the table, or the JSON when asked for."""
     text = json.dumps(result, indent=2, ensure_ascii=False)
-    print(text if as_json else table)
-    if out is not None:
+    if out is not None:  # before printing: whoever reads our output may have enough of it and be gone
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n", encoding="utf-8")
+    print(text if as_json else table)
 
 
 def cpu_name() -> str:

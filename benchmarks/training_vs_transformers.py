@@ -6,7 +6,7 @@ A step is what a trainer does: forward, backward, clip the gradient to norm 1, f
 models are the 100m architecture in fp32 on the CPU, begin with the same weights and read the same random tokens; their
 losses must stay together, or the times compare different things. Steps alternate, and which one goes first alternates
 too, so that whatever else the machine does meets both. The result is the ratio of the medians, above 1 where ours is
-faster; the issue asks for 0.97. `--profile` adds where each spends its time. Needs the extra `parity`.
+faster. `--profile` adds where each spends its time. Needs the extra `parity`.
 """
 
 import argparse

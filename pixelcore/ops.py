@@ -140,15 +140,18 @@ def split_rope(
     table: fp32 [positions, K / 2, 2] of `rope_table`, or None when rotation is "none".
     """
     columns = (layout.num_heads, layout.num_key_value_heads, layout.num_key_value_heads)
-    heads_NHK = qkv_NO.unflatten(-1, (sum(columns), layout.head_size))
+    q_NHK, k_NGK, v_NGK = qkv_NO.unflatten(-1, (sum(columns), layout.head_size)).split(columns, dim=1)
     if layout.rotation == "none":
-        q_NHK, k_NGK, v_NGK = heads_NHK.split(columns, dim=1)
         return q_NHK, k_NGK, v_NGK
     assert layout.rotation == "interleaved" and table is not None
-    cos_sin = table[positions_N]
-    num_turned = layout.num_heads + layout.num_key_value_heads  # q and k stand side by side: one pass turns both
-    turned = rotate_interleaved(heads_NHK[:, :num_turned], cos_sin[..., 0], cos_sin[..., 1])
-    return turned[:, : layout.num_heads], turned[:, layout.num_heads :], heads_NHK[:, num_turned:]
+    # a pair (a, b) turned by an angle is the complex product (a + ib)(cos + i sin): one pass over memory
+    turn_N1J = torch.view_as_complex(table)[positions_N][:, None]
+    return _turn(q_NHK, turn_N1J), _turn(k_NGK, turn_N1J), v_NGK
+
+
+def _turn(x_NHK: Tensor, turn_N1J: Tensor) -> Tensor:
+    pairs = torch.view_as_complex(x_NHK.to(_statistics(x_NHK)).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn_N1J).flatten(-2).to(x_NHK.dtype)
 
 
 def attention(

@@ -158,7 +158,7 @@ class StreamDecoder:
 def train_tokenizer(
     texts: Iterable[str],
     vocab_size: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     max_bytes: int = 32 << 20,
 ) -> Tokenizer:
     """Learn a vocabulary of at most `vocab_size` pieces; a text with fewer possible merges gives a smaller one.
@@ -206,7 +206,7 @@ def train_tokenizer(
     return Tokenizer(model.getvalue())
 
 
-def _sample_lines(texts: Iterable[str], max_bytes: int, progress: Callable[[int], None] | None) -> list[str]:
+def _sample_lines(texts: Iterable[str], max_bytes: int, progress: Callable[[int], object] | None) -> list[str]:
     """Every n-th line, n the smallest power of two for which the kept lines have at most `max_bytes`."""
     kept: list[str] = []
     kept_bytes = 0

@@ -409,9 +409,10 @@ def test_large_preset_says_what_a_step_costs_here(
     log = capsys.readouterr().err
     assert "a step is 262,144 tokens and" in log and "on this CPU" in log
     assert "the preset sized for a CPU is demo: --preset demo" in log
-    assert "micro-batches of 4 x 1024 tokens" in log
-    assert until_training[0].settings.run.micro_batch_blocks == 4
-    assert "micro_batch_blocks = 4" in (tmp_path / "a" / "config.toml").read_text()
+    blocks = until_training[0].settings.run.micro_batch_blocks
+    assert 1 <= blocks < 256, "a part of the step, by the memory and what a CPU can use"
+    assert f"micro-batches of {blocks} x 1024 tokens" in log
+    assert f"micro_batch_blocks = {blocks}\n" in (tmp_path / "a" / "config.toml").read_text()
 
 
 def test_run_folder_has_the_name_of_the_preset_and_the_time(

@@ -92,7 +92,8 @@ def test_micro_batch_grows_with_the_memory_up_to_the_limit():
 
 
 def test_cpu_takes_no_more_than_it_can_use():
-    assert micro_batch_blocks(CONFIG, CPU, 256, 10_000, torch.float32, False) == 16
+    blocks = micro_batch_blocks(CONFIG, CPU, 256, 10_000, torch.float32, False)
+    assert blocks == sizing._CPU_TOKENS // 256
 
 
 def test_model_that_does_not_fit_says_what_would_help():
