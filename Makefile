@@ -32,7 +32,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
+# With transformers, whose Llama is a witness of the trunk and of the export.
 test-slow: $(STAMP)
+	$(RUN) -m pip install --disable-pip-version-check -q -c constraints.txt $(PIP_ARGS) -e '.[parity,log]'
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m "slow and not gpu"
 
 check: $(STAMP)

@@ -8,7 +8,9 @@ standard error. Exit status: 0 success (also --stop-at, and resuming a finished 
 import argparse
 import json
 import logging
+import os
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -123,14 +125,12 @@ def _start(arguments: argparse.Namespace, ranks: Ranks) -> int:
 
 
 def _resume(arguments: argparse.Namespace, ranks: Ranks) -> int:
-    allowed = ("command", "resume", "steps", "stop_at", "device", "ops", "json")
-    default = vars(_parser().parse_args([]))
-    changed = [name for name, value in vars(arguments).items() if name not in allowed and value != default[name]]
-    if changed:
-        raise UserError(
-            f"--{changed[0]} cannot be used with --resume: a run goes on with its own settings; only --steps, "
-            "--stop-at, --device and --ops may change; for anything else start a new run with --init"
-        )
+    _refuse_all_but(
+        arguments,
+        ("resume", "steps", "stop_at", "device", "ops", "json"),
+        "cannot be used with --resume: a run goes on with its own settings; only --steps, --stop-at, --device and "
+        "--ops may change; for anything else start a new run with --init",
+    )
     folder = RunFolder.open(arguments.resume)
     _check_longer(folder, arguments.steps)
     job = resumed_job(folder, ranks, arguments.ops, arguments.steps)
@@ -143,6 +143,14 @@ def _resume(arguments: argparse.Namespace, ranks: Ranks) -> int:
         folder.write_config(presets.write(tables_of(job.settings)))
         folder.mark(finished=job.step >= job.settings.run.steps)
     return _report(train(job, arguments.stop_at), arguments, ranks)
+
+
+def _refuse_all_but(arguments: argparse.Namespace, allowed: tuple[str, ...], why: str) -> None:
+    """No flag without effect: raise UserError for one that is given and not allowed here."""
+    default = vars(_parser().parse_args([]))
+    for name, value in vars(arguments).items():
+        if name != "command" and name not in allowed and value != default[name]:
+            raise UserError(f"--{name.replace('_', '-')} {why}")
 
 
 def _check_longer(folder: RunFolder, steps: int | None) -> None:
@@ -165,7 +173,12 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     # a JSON value is a TOML value: flags are overrides like --set, which comes last
     given = {field: value for field, value in flags.items() if value is not None}
     overrides = [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in given.items()]
-    return read_settings(presets.load(arguments.preset), [*overrides, *arguments.set], f"preset {arguments.preset}")
+    settings = read_settings(presets.load(arguments.preset), [*overrides, *arguments.set], f"preset {arguments.preset}")
+    data, tokenizer = settings.data, settings.tokenizer
+    # absolute, so that a run can be resumed from any folder
+    paths, valid = (tuple(os.path.abspath(path) for path in group) for group in (data.paths, data.valid))
+    path = os.path.abspath(tokenizer.path) if tokenizer.path else ""
+    return replace(settings, data=replace(data, paths=paths, valid=valid), tokenizer=replace(tokenizer, path=path))
 
 
 def _report(summary: dict[str, Any], arguments: argparse.Namespace, ranks: Ranks) -> int:
@@ -180,6 +193,7 @@ def _report(summary: dict[str, Any], arguments: argparse.Namespace, ranks: Ranks
 
 def _tokenizer(arguments: argparse.Namespace) -> int:
     """Train a tokenizer and write it to --out."""
+    _refuse_all_but(arguments, ("preset", "data", "valid", "out", "set", "json"), "has no effect on a tokenizer")
     settings = _settings(arguments)
     if arguments.out is None:
         raise UserError("python -m train tokenizer: name the file to write with --out FILE")
@@ -197,6 +211,7 @@ def _tokenizer(arguments: argparse.Namespace) -> int:
 
 def _prepare(arguments: argparse.Namespace) -> int:
     """Tokenize into the cache, so that a run starts at once."""
+    _refuse_all_but(arguments, ("preset", "data", "valid", "set", "json"), "has no effect on prepared data")
     settings = _settings(arguments)
     sources, held_out = find_sources(settings.data)
     tokenizer = find_tokenizer(sources, settings.data, settings.tokenizer, settings.model.vocab_size)

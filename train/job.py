@@ -6,7 +6,6 @@ the run's folder until all that the user could have got wrong has been looked at
 
 import logging
 import platform
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -125,9 +124,8 @@ def new_job(settings: Settings, folder: RunFolder, ranks: Ranks, ops_choice: str
     job = _assemble(settings, folder, ranks, ops_choice, corpus, weights, base)
     job.save_first = stored is not None
     if ranks.is_first:
-        folder.create(presets.write(tables_of(settings)))
-        if not settings.data.paths:
-            shutil.copyfile(corpus.sources[0].files[0], folder.corpus)
+        default_text = None if settings.data.paths else corpus.sources[0].files[0]
+        folder.create(presets.write(tables_of(settings)), default_text)
     ranks.wait()
     return job
 

@@ -76,7 +76,8 @@ def train(job: Job, stop_at: int | None = None) -> dict[str, Any]:
             if not interrupted:
                 job.step += 1
                 _after_step(job, reporter, meter)
-                interrupted = job.ranks.any(bool(caught))
+                if job.ranks.world == 1 or job.step % run.log_every == 0:  # ranks agree where they wait anyway
+                    interrupted = job.ranks.any(bool(caught))
             if interrupted or job.step == end:
                 _save(job, meter)
         reporter.close()

@@ -17,7 +17,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pixelcore.durable import TEMPORARY, write_file, write_json
+from pixelcore.durable import TEMPORARY, publish, temporary_folder, write_file, write_json
 from pixelcore.errors import UserError
 
 
@@ -46,13 +46,17 @@ class RunFolder:
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise UserError(f"--out {path}: nothing can be written in {above}; choose another folder")
 
-    def create(self, config: str) -> None:
-        """Make the folder of a new run."""
+    def create(self, config: str, corpus: Path | None = None) -> None:
+        """Make the folder of a new run, in one step. corpus: the default text, of which the run keeps a copy."""
         self.check_free(self.path)
-        self.checkpoints.mkdir(parents=True)
-        self.samples.mkdir()
-        self.write_config(config)
-        self.mark(newest=None, best=None, best_value=None, finished=False)
+        new = RunFolder(temporary_folder(self.path))
+        new.checkpoints.mkdir()
+        new.samples.mkdir()
+        new.write_config(config)
+        if corpus is not None:
+            shutil.copyfile(corpus, new.corpus)
+        new.mark(newest=None, best=None, best_value=None, finished=False)
+        publish(new.path, self.path)
 
     def write_config(self, config: str) -> None:
         """Replace config.toml: a longer run has another number of steps."""
