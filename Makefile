@@ -35,7 +35,7 @@ test: $(STAMP)
 # With transformers, whose Llama is a witness of the trunk and of the export.
 test-slow: $(STAMP)
 	$(RUN) -m pip install --disable-pip-version-check -q -c constraints.txt $(PIP_ARGS) -e '.[parity,log]'
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m "slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m "not gpu"
 
 check: $(STAMP)
 	$(RUN) -m ruff format --check .

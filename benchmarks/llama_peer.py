@@ -8,9 +8,17 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import presets
+from pixelcore.config import DecoderConfig
 from pixelcore.convert.llama import llama_config, to_llama_state
 from pixelcore.models.decoder import Decoder
 from train.config import OptimizerConfig
+from train.job import read_settings
+
+
+def architecture(preset: str) -> DecoderConfig:
+    """The model table of a preset."""
+    return read_settings(presets.load(preset), (), f"preset {preset}").model
 
 
 def as_llama(model: Decoder) -> LlamaForCausalLM:

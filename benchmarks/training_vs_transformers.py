@@ -24,9 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.llama_peer import LlamaOptimizer, as_llama, loss_of_llama
+from benchmarks.llama_peer import LlamaOptimizer, architecture, as_llama, loss_of_llama
 from benchmarks.record import publish, record
-from pixelcore.config import DecoderConfig
 from pixelcore.initialise import initialise
 from pixelcore.models.decoder import Decoder
 from pixelcore.ops import REFERENCE
@@ -34,15 +33,7 @@ from pixelcore.packed import Packed
 from train.config import OptimizerConfig
 from train.optimizer import AdamW
 
-CONFIG = DecoderConfig(
-    vocab_size=16000,
-    context_length=1024,
-    num_layers=12,
-    hidden_size=768,
-    num_attention_heads=12,
-    num_key_value_heads=4,
-    intermediate_size=2048,
-)
+CONFIG = architecture("100m")
 OPTIMIZER = OptimizerConfig(learning_rate=3e-4)
 ROWS, TOKENS = 2, 256
 LARGEST_LOSS_DIFFERENCE = 1e-3
