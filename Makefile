@@ -25,7 +25,7 @@ demo: $(STAMP)
 	@set -e; out=runs/demo-$$(date -u +%Y%m%d-%H%M%S); \
 	$(RUN) -m train --preset demo --out "$$out"; \
 	echo "--- a new process reads $$out and writes:"; \
-	$(RUN) -m infer --model "$$out" --prompt "$(PROMPT)"; \
+	$(RUN) -m infer --model "$$out" --prompt "$(PROMPT)" --temperature 0.5; \
 	echo "--- loss curve: $$out/loss.png   more text: $(RUN) -m infer --model $$out --prompt '...'"
 
 # Two workers of one thread each use two cores better than one process of two threads.
