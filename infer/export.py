@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from infer.load import read
-from pixelcore.convert.bundle import write_bundle
+from pixelcore.convert.bundle_writer import write_bundle
 from pixelcore.convert.exported import write_export
 from pixelcore.convert.llama import write_llama
 from pixelcore.convert.merge import merge_lora

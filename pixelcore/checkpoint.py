@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pixelcore.config_io import config_from_dict
-from pixelcore.convert.bundle import read_bundle
+from pixelcore.convert.bundle_reader import read_bundle
 from pixelcore.convert.exported import read_export
 from pixelcore.durable import publish, sha256_of_file, temporary_folder, write_file
 from pixelcore.errors import UserError

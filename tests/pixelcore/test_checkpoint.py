@@ -21,7 +21,7 @@ from pixelcore.checkpoint import (
     write_checkpoint,
 )
 from pixelcore.config import DecoderConfig, LoRAConfig, MoEConfig
-from pixelcore.convert.bundle import write_bundle
+from pixelcore.convert.bundle_writer import write_bundle
 from pixelcore.convert.exported import write_export
 from pixelcore.convert.names import packed_shapes
 from pixelcore.durable import TEMPORARY, write_file, write_json

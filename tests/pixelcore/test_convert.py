@@ -14,7 +14,8 @@ import torch
 from pixelcore.accounting import card_number, num_parameters
 from pixelcore.config import DecoderConfig, LoRAConfig, MoEConfig
 from pixelcore.config_io import config_from_dict, config_to_dict
-from pixelcore.convert.bundle import bundle_fields, read_bundle, write_bundle
+from pixelcore.convert.bundle_reader import read_bundle
+from pixelcore.convert.bundle_writer import bundle_fields, write_bundle
 from pixelcore.convert.exported import read_export, write_export
 from pixelcore.convert.llama import (
     from_llama_state,

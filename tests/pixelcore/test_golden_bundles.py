@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelcore.convert.bundle import read_bundle
+from pixelcore.convert.bundle_reader import read_bundle
 from pixelcore.convert.names import pack, packed_shapes, unpack
 from pixelcore.models.decoder import Decoder
 from pixelcore.ops import adamw
