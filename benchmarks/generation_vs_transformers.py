@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM  # pyright: ignore[reportMissingImports] - the extra parity
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

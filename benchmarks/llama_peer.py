@@ -6,7 +6,7 @@ The step is the one that its users write: `clip_grad_norm_`, `torch.optim.AdamW`
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM  # pyright: ignore[reportMissingImports] - the extra parity
 
 import presets
 from pixelcore.config import DecoderConfig
