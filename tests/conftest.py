@@ -7,6 +7,7 @@ Seeds stand in the tests themselves: nothing here touches a random state.
 
 import os
 import re
+import signal
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -23,6 +24,11 @@ SHARED_ABSENT = "shared/ absent (PIXELCORE_SHARED)"
 # No example database and no clock: the same examples on every machine, and no failure because one is busy.
 hypothesis.settings.register_profile("pixelcore", database=None, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("pixelcore")
+
+
+def pytest_configure() -> None:
+    # a shell starts background jobs with SIGINT ignored, and what is ignored is inherited: tests of Ctrl-C send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def shared_folder() -> Path:
