@@ -15,7 +15,7 @@ from pixelcore.convert.names import unpack
 from pixelcore.errors import UserError
 from pixelcore.initialise import initialise
 from pixelcore.layers import grouped_linear
-from pixelcore.models.decoder import Decoder, balance_loss
+from pixelcore.models.decoder import Decoder, _copies, balance_loss
 from pixelcore.ops import IGNORED
 from pixelcore.packed import Packed
 
@@ -472,6 +472,22 @@ def test_the_balance_loss_is_weighed_by_its_coefficient():
 
 
 # ------------------------------------------------------------------ adapters
+
+
+def test_the_balance_loss_of_a_micro_batch_weighs_its_share_of_the_step():
+    model, ids = make_model(moe=EXPERTS), draw_ids(2, 9)
+    quarter = torch.tensor(1 / (4 * ids.numel()))
+    out = model(ids, targets=ids, scale=quarter)
+    torch.testing.assert_close(out.loss, out.cross_entropy + EXPERTS.balance_coefficient * out.balance / 4)
+
+
+def test_the_copies_of_a_token_for_its_experts_drop_differently():
+    packed = Packed.from_lengths([3, 2])
+    expert_NJ = torch.tensor([[0, 1], [1, 2], [0, 2], [2, 1], [1, 0]])
+    order = expert_NJ.flatten().argsort(stable=True)
+    copies = _copies(packed, order // 2, expert_NJ, order)
+    names = set(zip(copies.documents.tolist(), copies.positions.tolist(), strict=True))
+    assert len(names) == expert_NJ.numel()
 
 
 @pytest.mark.parametrize("changes", [{}, {"moe": EXPERTS}])
