@@ -308,7 +308,7 @@ def _toml(value: object) -> str:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the one that is close, else all there are."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
