@@ -70,10 +70,6 @@ class Job:
     base: dict[str, str] | None
     save_first: bool = False
 
-    @property
-    def precision(self) -> torch.dtype:
-        return self.model.compute_dtype
-
     def manifest(self) -> dict[str, Any]:
         """What a checkpoint of this run says besides the model."""
         return {
