@@ -1,0 +1,8 @@
+"""Text to pixel patches and back: `Renderer(RenderConfig.named("default"))("text")`."""
+
+from render.config import RenderConfig
+from render.errors import RenderError
+from render.renderer import Renderer
+from render.strip import Strip
+
+__all__ = ["RenderConfig", "RenderError", "Renderer", "Strip"]

@@ -1,0 +1,29 @@
+"""Layouts: where text goes on the patches. Each file lays out a text, a pair of texts, and a list of words.
+
+A layout writes lines and separators into a `Draft`, from left to right, and sets where the strip ends. It does not care
+whether that fits: renderer.py cuts. To add one: a file, a line in LAYOUTS, its name in config.CHOICES, a test.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from render.layouts import adaptive, bigrams, continuous, words
+from render.pieces import Piece, Typesetter
+from render.strip import Draft
+
+
+class Layout(NamedTuple):
+    """What a layout file provides. word: draws one word on patches of its own; None where words share patches."""
+
+    text: Callable[[Typesetter, Draft, str], None]
+    pair: Callable[[Typesetter, Draft, str, str], None]
+    words: Callable[[Typesetter, Draft, Sequence[str]], None]
+    word: Callable[[Typesetter, str, int], Piece] | None
+
+
+LAYOUTS: dict[str, Layout] = {
+    "continuous": Layout(continuous.text, continuous.pair, words.words, None),
+    "words": Layout(words.text, words.pair, words.words, None),
+    "bigrams": Layout(bigrams.text, bigrams.pair, bigrams.words, bigrams.word),
+    "adaptive": Layout(adaptive.text, adaptive.pair, adaptive.words, adaptive.word),
+}

@@ -1,0 +1,65 @@
+"""Patches that follow the script: what one patch holds is what its script treats as one or two units.
+
+- Two grapheme clusters a patch, shaped together, the space after a word among them (layouts/bigrams.py).
+- One character a patch in Han, kana and Hangul, whose characters fill a patch and carry about as much as two letters.
+- Whole words in scripts whose letters join (Arabic, Syriac, Mongolian and others): cutting them would change their
+  shapes. A word starts a patch and takes as many as it needs.
+
+The default where no published weights ask for another layout.
+"""
+
+import re
+from collections.abc import Sequence
+
+from render.graphemes import boundaries
+from render.layouts import bigrams
+from render.pieces import ALONE, Piece, Typesetter
+from render.scripts import script_of
+from render.strip import Draft
+
+_JOINING = frozenset("Adlm Arab Chrs Mand Mani Mong Nkoo Ougr Phag Phlp Rohg Sogd Sogo Syrc".split())
+_HANGUL = re.compile("[\u1100-\u11ff\ua960-\ua97c\uac00-\ud7fb]")
+
+
+def text(setter: Typesetter, draft: Draft, text: str) -> None:
+    """One text."""
+    draft.end = draft.edge(bigrams.lay_units(setter, draft, text, 0, 0))
+
+
+def pair(setter: Typesetter, draft: Draft, first: str, second: str) -> None:
+    """Two texts with a black patch between them."""
+    start = draft.separator(draft.edge(bigrams.lay_units(setter, draft, first, 0, 0)))
+    draft.end = draft.edge(bigrams.lay_units(setter, draft, second, start, 1))
+    draft.word_starts = None
+
+
+def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
+    """A list of words, from left to right in the order given."""
+    bigrams.lay_words(setter, draft, words, " ")
+
+
+def word(setter: Typesetter, token: str, rtl: int) -> Piece:
+    """One word on patches of its own, uncached."""
+    return bigrams.word_of_units(setter, token, _units(token), rtl)
+
+
+def _units(token: str) -> list[tuple[int, int]]:
+    units: list[tuple[int, int]] = []
+    open_kind = ""  # of the last unit, while it can grow: a joined word, or one letter that waits for another
+    start = 0
+    for end in boundaries(token):
+        first = token[start]
+        if script_of(first) in _JOINING:
+            kind = "joined"
+        elif ALONE.match(first) or _HANGUL.match(first):
+            kind = "alone"
+        else:
+            kind = "letter"
+        if kind == open_kind or (open_kind == "joined" and first == " "):
+            units[-1] = (units[-1][0], end)
+            open_kind = "joined" if open_kind == "joined" and kind == "joined" else ""
+        else:
+            units.append((start, end))
+            open_kind = "" if kind == "alone" else kind
+        start = end
+    return units

@@ -1,0 +1,151 @@
+"""Two characters a patch: words are cut into pairs, and each pair starts a patch.
+
+Equal words then have equal patches wherever they stand. Pairs never cross words. A pair that is wider than a patch takes
+two. What a pair is made of:
+
+- `code-point`, as PIXEL-M4 drew (specs, PIXEL 1.4): two code points, each drawn by itself and on the baseline of its
+  own font: no kerning, Arabic letters isolated, Devanagari vowel signs alone. No space is drawn, so that where a word of
+  even length ends cannot be seen. Needed for its weights.
+- `grapheme`: two grapheme clusters shaped together: joined Arabic, conjuncts, kerning. With `word_gap = "space"` the
+  space after a word is a cluster like any other, and text can be read back.
+"""
+
+from collections.abc import Sequence
+
+from render.bidi import mostly_rtl
+from render.graphemes import boundaries
+from render.pieces import Line, Piece, Typesetter
+from render.strip import Draft
+
+
+def text(setter: Typesetter, draft: Draft, text: str) -> None:
+    """One text."""
+    if _is_original(setter):
+        words = text.split()
+        _lay_original(setter, draft, words, 0, 0, mostly_rtl(text), reorder=True)
+    else:
+        draft.end = lay_units(setter, draft, text, 0, 0)
+
+
+def pair(setter: Typesetter, draft: Draft, first: str, second: str) -> None:
+    """Two texts with a black patch between them."""
+    if _is_original(setter):
+        rtl = mostly_rtl(first + second)
+        _lay_original(setter, draft, first.split(), 0, 0, rtl, reorder=True)
+        start = draft.separator(draft.edge(draft.end))
+        _lay_original(setter, draft, second.split(), start, 1, rtl, reorder=True)
+        draft.end = draft.edge(draft.end)
+    else:
+        start = draft.separator(draft.edge(lay_units(setter, draft, first, 0, 0)))
+        draft.end = draft.edge(lay_units(setter, draft, second, start, 1))
+    draft.word_starts = None
+
+
+def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
+    """A list of words, from left to right in the order given."""
+    if _is_original(setter):
+        _lay_original(setter, draft, words, 0, 0, mostly_rtl("".join(words)), reorder=False)
+        return
+    lay_words(setter, draft, words, "" if setter.config.word_gap == "none" else " ")
+
+
+def word(setter: Typesetter, token: str, rtl: int) -> Piece:
+    """One word on patches of its own, uncached."""
+    if setter.config.unit == "code-point":
+        return _original_word(setter, token, rtl)
+    ends = boundaries(token)
+    starts = [0, *ends[:-1]]
+    units = [(starts[i], ends[min(i + 1, len(ends) - 1)]) for i in range(0, len(ends), 2)]
+    return word_of_units(setter, token, units, rtl)
+
+
+def _is_original(setter: Typesetter) -> bool:
+    return setter.config.word_gap == "none" and setter.config.unit == "code-point"
+
+
+# ---- grapheme clusters, also of the layout `adaptive` ----------------------------------------------------------------
+
+
+def lay_units(setter: Typesetter, draft: Draft, text: str, x: int, which: int) -> int:
+    """Words of a text from column x on, in visual order. Returns the column after them."""
+    alone = setter.config.layout == "adaptive"
+    line, firsts = setter.word_line(text, spaces=setter.config.word_gap == "space", alone=alone)
+    draft.add(line, x, which)
+    starts, size = [x], setter.column_bytes
+    for piece in line.pieces:
+        starts.append(starts[-1] + len(piece.strip) // size)
+    begins = [i for i, first in enumerate(firsts) if first]
+    draft.word_starts = [starts[i] // draft.geometry.patch_width for i in [*begins, -1]] if begins else [0, 0][:1]
+    return starts[-1]
+
+
+def lay_words(setter: Typesetter, draft: Draft, words: Sequence[str], gap: str) -> None:
+    """Given words, each with a gap after it but the last one."""
+    x, first, starts = 0, 0, [0]
+    for i, word in enumerate(words):
+        if draft.is_full(x):
+            break
+        token = word + (gap if i + 1 < len(words) else "")
+        line, _ = setter.word_line(token, spaces=True, alone=setter.config.layout == "adaptive")
+        x = draft.add(line, x, 0, first)
+        first += len(word) + 1
+        starts.append(x // draft.geometry.patch_width)
+    draft.word_starts, draft.end, draft.num_words = starts, draft.edge(x), len(starts) - 1
+
+
+def word_of_units(setter: Typesetter, token: str, units: Sequence[tuple[int, int]], rtl: int) -> Piece:
+    """A piece of whole patches from units (first character, end), each starting a patch, with all its ink on them."""
+    size, patch = setter.column_bytes, setter.config.patch_width
+    parts, x = [], 0
+    for start, end in reversed(units) if rtl else units:
+        piece = setter.cache[token[start:end], rtl]
+        left = len(piece.before) // size
+        width = left + (len(piece.strip) + len(piece.after)) // size
+        parts.append((piece, x + left, start))
+        x += -(-width // patch) * patch
+    return setter.join(parts, x, len(token))
+
+
+# ---- as PIXEL-M4 drew --------------------------------------------------------------------------------------------------
+
+
+def _original_word(setter: Typesetter, token: str, rtl: int) -> Piece:
+    size, patch = setter.column_bytes, setter.config.patch_width
+    pairs = [(i, token[i : i + 2]) for i in range(0, len(token), 2)]
+    parts, x = [], 0
+    for start, letters in reversed(pairs) if rtl else pairs:
+        indexed = [(start + i, letter) for i, letter in enumerate(letters)]
+        for place, letter in reversed(indexed) if rtl else indexed:
+            piece = setter.cache[letter, 0]
+            parts.append((piece, x, place))
+            x += len(piece.strip) // size
+        x = -(-x // patch) * patch
+    return setter.join(parts, x, len(token))
+
+
+def _lay_original(
+    setter: Typesetter, draft: Draft, words: Sequence[str], x: int, which: int, rtl: bool, reorder: bool
+) -> None:
+    size, patch = setter.column_bytes, draft.geometry.patch_width
+    firsts, place = [], 0
+    for word in words:
+        firsts.append(place)
+        place += len(word) + 1
+    order = list(range(len(words)))
+    if rtl and reorder:
+        order.reverse()
+    pieces = [setter.words[words[i], int(rtl)] for i in order] if rtl else [setter.words[words[i]] for i in order]
+    starts = [x]
+    for piece in pieces:
+        starts.append(starts[-1] + len(piece.strip) // size)
+    kept = len(pieces)
+    if draft.clips and starts[-1] > draft.limit and kept:
+        # one word more than needed goes when only the last one is too long, and the first always stays (specs 1.4)
+        fitting = [i for i in range(kept - 1) if starts[i] <= draft.limit]
+        kept = max(1, fitting[-1] if fitting else 1)
+    flags = 0
+    for piece in pieces[:kept]:
+        flags |= piece.kind
+    draft.add(Line(pieces[:kept], [firsts[i] for i in order[:kept]], flags & 7), x, which)
+    draft.word_starts = [start // patch for start in starts[: kept + 1]]
+    draft.end, draft.num_words = draft.edge(starts[kept]), kept

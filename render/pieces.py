@@ -1,0 +1,444 @@
+"""Pieces: drawn text in the form in which it can be put together quickly, and the cache that keeps it.
+
+A strip is stored column by column: all rows of column 0, then all rows of column 1. A word is then one run of bytes,
+a line is its words joined, and a patch is a run of bytes inside the line. Because glyphs stand on whole pixels and a
+font does not kern across a space, the bytes of a word (with the space after it) are the same wherever it stands. So
+a line that was never seen before is one dictionary look-up per word and one `bytes.join`.
+
+Two things break the rule and are marked in the kind of a piece: ink that leaves the box of its advance (a j reaches
+under the letter before it), which is merged in after the join; and fonts whose lines have another height, which move
+the whole line in the compatible configurations: those pieces are drawn again at the line's baseline and cached so.
+"""
+
+import re
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+
+from render.bidi import levels as bidi_levels
+from render.bidi import needs_bidi, visual_runs
+from render.cache import Cache
+from render.config import RenderConfig
+from render.face import Bitmap, Glyph
+from render.fonts import FontFile, open_chain
+from render.graphemes import boundaries
+from render.itemize import SPACES, Run, itemize
+
+# Bits of Piece.kind; above them stands the index of the line metrics
+OVERHANG, MISSING, BIDI = 1, 2, 4
+_METRICS_SHIFT = 3
+_CACHE_BYTES = 120 << 20  # of the 128 MB that a renderer may keep; glyphs take the rest
+_LONGEST_KEPT = 64  # characters of a cached token
+PAPER = 255
+
+# Scripts written without spaces, one character a token; the marks that may follow one
+_ALONE = (
+    "\u2e80-\u2fdf\u3000-\u3029\u3030-\u3098\u309b-\u30ff\u3105-\u312f\u3190-\u31ff\u3200-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\ufe30-\ufe4f\uff01-\uffef\U0001b000-\U0001b2ff\U00020000-\U0003ffff"
+)
+_FOLLOWS = "\u0300-\u036f\u200c\u200d\u20d0-\u20ff\u302a-\u302f\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef"
+_TOKENS = re.compile(f"[^ {_ALONE}]* |[{_ALONE}][{_FOLLOWS}]* ?|[^ {_ALONE}]+")
+_WITH_SPACE = re.compile("[^ ]* |[^ ]+")
+ALONE = re.compile(f"[{_ALONE}]")
+
+
+class Piece:
+    """Drawn text: a word with its space, a character, or a whole patch-aligned word.
+
+    strip: its columns; before, after: columns of ink left and right of them, empty for nearly all; spans: int32 quads
+    (first character, end, first column, end) of its clusters in visual order, as bytes; missing: (place, character).
+    """
+
+    __slots__ = ("after", "before", "kind", "length", "missing", "spans", "strip")
+
+    def __init__(
+        self,
+        strip: bytes,
+        kind: int,
+        length: int,
+        spans: bytes,
+        missing: tuple[tuple[int, str], ...] = (),
+        before: bytes = b"",
+        after: bytes = b"",
+    ):
+        self.strip, self.kind, self.length, self.spans = strip, kind, length, spans
+        self.missing, self.before, self.after = missing, before, after
+
+
+class Line(NamedTuple):
+    """Pieces in visual order. starts: index in the text of the first character of each; None = one after another."""
+
+    pieces: list[Piece]
+    starts: list[int] | None
+    flags: int
+
+
+class _Placed(NamedTuple):
+    face: int
+    glyph: Glyph  # its cluster counts the characters of the whole token
+    x: int  # of the origin
+
+
+class Typesetter:
+    """Draws pieces of text under one configuration, and keeps them."""
+
+    def __init__(self, config: RenderConfig, word: "Callable[[Typesetter, str, int], Piece] | None" = None):
+        self.config = config
+        self.chain = open_chain(
+            config.fonts, config.size, config.hinting, config.height, boxes=config.missing == "box"
+        )
+        self.height, self.channels = config.height, config.channels
+        self.column_bytes = config.height * config.channels
+        self._metrics: list[tuple[int, int]] = [(self.chain.faces[0].ascent, self.chain.faces[0].descent)]
+        self._cells: dict[tuple[int, Glyph, int], bytes | None] = {}
+        self._inks: dict[tuple[int, int], Bitmap] = {}
+        self._cell_bytes = 0
+        # a layout that draws words on patches of their own keeps those; pieces are then only what they are made of
+        self.cache = Cache(self._build, _cost, _CACHE_BYTES // 4 if word else _CACHE_BYTES)
+        self.words = Cache(partial(self._build_word, word), _cost, _CACHE_BYTES * 3 // 4)
+        first = self.chain.faces[0]
+        self._ascii_first = all(map(first.covers, map(chr, range(0x20, 0x7F))))
+        self.splits_at_spaces = not any(_reaches_over_spaces(face) for face in self.chain.faces)
+
+    def forget(self) -> None:
+        """Empty the caches."""
+        self.cache.forget()
+        self.words.forget()
+        self._cells, self._inks, self._cell_bytes = {}, {}, 0
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the caches."""
+        return self.cache.num_bytes + self.words.num_bytes + self._cell_bytes
+
+    def baseline(self, ascent: int, descent: int) -> int:
+        """Row on which the letters of a line stand: its middle `lift` rows above the strip's (specs, PIXEL 1.1)."""
+        if ascent + descent == self.height:
+            return ascent  # drawn for these rows, such as the font of this project
+        return int(np.floor(self.height / 2 - (ascent + descent) / 2 - self.config.lift + ascent + 0.5))
+
+    # ---- lines ------------------------------------------------------------------------------------------------------
+
+    def line(self, text: str, base: str | None = None) -> Line:
+        """One line of running text, shaped and in visual order. base: `ltr`, `rtl` or `auto`, else the config's."""
+        base = base or self.config.direction
+        tokens = self._tokens(text)
+        cache = self.cache
+        pieces = [cache[token] for token in tokens]
+        kinds = {piece.kind for piece in pieces}
+        flags = 0
+        for kind in kinds:
+            flags |= kind
+        if flags & BIDI or base == "rtl":
+            return self._bidi_line(text, tokens, base, cache)[0]
+        if len(kinds) > 1 and len(metrics := {kind >> _METRICS_SHIFT for kind in kinds}) > 1:
+            baseline = self._common_baseline(metrics)
+            pieces = [cache[token, 0, baseline] for token in tokens]
+        return Line(pieces, None, flags & 7)
+
+    def word_line(self, text: str, spaces: bool, alone: bool) -> tuple[Line, list[bool]]:
+        """One line of words that stand on patches of their own, and which of its pieces begin a word.
+
+        spaces: whether the space after a word belongs to it, else it is left out; alone: whether each character of a
+        script written without spaces is a word.
+        """
+        if spaces:
+            tokens = _TOKENS.findall(text) if alone and not text.isascii() else _WITH_SPACE.findall(text)
+        else:
+            tokens = text.split()
+        cache = self.words
+        pieces = [cache[token] for token in tokens]
+        flags = 0
+        for kind in {piece.kind for piece in pieces}:
+            flags |= kind
+        if flags & BIDI or self.config.direction == "rtl":
+            joined = text if spaces else " ".join(tokens)
+            given = tokens if spaces else [token + " " for token in tokens]
+            line, order = self._bidi_line(joined, given, self.config.direction, cache, spaces)
+            return line, [True] * len(order)
+        starts = None if spaces else list(accumulate((len(token) + 1 for token in tokens), initial=0))[:-1]
+        return Line(pieces, starts, flags & 7), [True] * len(pieces)
+
+    def _tokens(self, text: str) -> list[str]:
+        if not self.splits_at_spaces:
+            return [text] if text else []
+        if text.isascii() and "\0" not in text:
+            tokens = text.replace(" ", " \0").split("\0")
+            if not tokens[-1]:
+                tokens.pop()
+            return tokens
+        return _TOKENS.findall(text)
+
+    def _bidi_line(
+        self, text: str, tokens: list[str], base: str, cache: Cache, spaces: bool = True
+    ) -> tuple[Line, list[int]]:
+        _, levels = bidi_levels(SPACES.sub(" ", text), base)
+        items: list[tuple[int, int]] = []  # of one token and one level each
+        start = 0
+        for token in tokens:
+            end = start + len(token)
+            while start < end:
+                stop = start + 1
+                while stop < end and levels[stop] == levels[start]:
+                    stop += 1
+                items.append((start, stop))
+                start = stop
+        order = visual_order([levels[start] for start, _ in items])
+        keys = [(text[start:end] if spaces else text[start:end].rstrip(" "), levels[start] & 1) for start, end in items]
+        pieces = [cache[key] for key in keys]
+        metrics = {piece.kind >> _METRICS_SHIFT for piece in pieces}
+        if len(metrics) > 1:
+            baseline = self._common_baseline(metrics)
+            pieces = [cache[(*key, baseline)] for key in keys]
+        flags = 0
+        for piece in pieces:
+            flags |= piece.kind
+        return Line([pieces[i] for i in order], [items[i][0] for i in order], flags & 7), order
+
+    def _common_baseline(self, metrics: Iterable[int]) -> int:
+        ascents, descents = zip(*(self._metrics[index] for index in metrics), strict=True)
+        return self.baseline(max(ascents), max(descents))
+
+    # ---- pieces -----------------------------------------------------------------------------------------------------
+
+    def _build(self, key: str | tuple[str, int] | tuple[str, int, int]) -> Piece:
+        """A piece: text left to right where it may be; (text, is right to left); (text, direction, baseline)."""
+        if isinstance(key, str):
+            if needs_bidi(key):
+                return Piece(b"", BIDI, len(key), b"")
+            return self.draw(key, 0, None)
+        return self.draw(*key) if len(key) == 3 else self.draw(*key, None)
+
+    def _build_word(self, word: Callable[..., Piece], key: str | tuple[str, int]) -> Piece:
+        """A word by the layout's rule: text left to right where it may be, or (text, is right to left)."""
+        if isinstance(key, str):
+            return Piece(b"", BIDI, len(key), b"") if needs_bidi(key) else word(self, key, 0)
+        return word(self, *key)
+
+    def draw(self, text: str, rtl: int, baseline: int | None) -> Piece:
+        """Shape and draw a text of one direction, uncached. baseline: a row, or None = as its fonts have it."""
+        length = len(text)
+        if not text.isprintable():
+            text = SPACES.sub(" ", text)
+        if self._ascii_first and text.isascii() and text.isprintable():
+            runs = [Run(0, length, "Latn", 0, rtl)]
+        else:
+            runs = itemize(text, self.chain)
+        placed, spans, width, missing = self._shape(text, runs, rtl)
+        index = 0
+        if baseline is None:
+            index = self._metrics_index({run.face for run in runs})
+            baseline = self.baseline(*self._metrics[index])
+        kind = index << _METRICS_SHIFT | (MISSING if missing else 0)
+        cells = [self._cell(face, glyph, baseline) for face, glyph, _ in placed]
+        if None not in cells:
+            return Piece(b"".join(cells), kind, length, spans, missing)  # type: ignore[arg-type]
+        strip, before, after = self._compose(placed, width, baseline)
+        return Piece(strip, kind | (OVERHANG if before or after else 0), length, spans, missing, before, after)
+
+    def _shape(
+        self, text: str, runs: Sequence[Run], rtl: int
+    ) -> tuple[list[_Placed], bytes, int, tuple[tuple[int, str], ...]]:
+        """Placed glyphs, spans of clusters, width and missing characters of runs of one direction."""
+        placed: list[_Placed] = []
+        missing: list[tuple[int, str]] = []
+        spans = array("i")
+        x = 0
+        for run in reversed(runs) if rtl else runs:
+            face = run.face
+            part = text[run.start : run.end]
+            if face < 0:
+                face = self.chain.missing
+                missing += [(run.start + i, character) for i, character in enumerate(part)]
+            glyphs = self._glyphs(part, run, face, bool(rtl))
+            starts = sorted({glyph.cluster for glyph in glyphs})
+            ends = dict(zip(starts, [*starts[1:], len(part)], strict=True))
+            at = None
+            for glyph in glyphs:
+                if glyph.cluster != at:
+                    at = glyph.cluster
+                    spans.extend((run.start + at, run.start + ends[at], x, x))
+                placed.append(_Placed(face, glyph, x))
+                x += glyph.advance
+                spans[-1] = x
+        return placed, spans.tobytes(), x, tuple(missing)
+
+    def _glyphs(self, part: str, run: Run, face: int, rtl: bool) -> list[Glyph]:
+        font = self.chain.faces[face]
+        if run.face >= 0 or not isinstance(font, FontFile):
+            return font.shape(part, run.script, rtl)
+        # glyph 0 for each cluster, also for characters that the font maps to something invisible
+        ends = boundaries(part)
+        advance = font.shape("\uffff", None, False)[0].advance
+        glyphs = [Glyph(0, start, advance, 0, 0) for start in [0, *ends[:-1]]]
+        return glyphs[::-1] if rtl else glyphs
+
+    def _metrics_index(self, faces: set[int]) -> int:
+        if self.config.baseline == "fixed":
+            return 0
+        used = [self.chain.faces[face if face >= 0 else self.chain.missing] for face in faces] or self.chain.faces[:1]
+        metrics = (max(face.ascent for face in used), max(face.descent for face in used))
+        if metrics not in self._metrics:
+            self._metrics.append(metrics)
+        return self._metrics.index(metrics)
+
+    # ---- ink --------------------------------------------------------------------------------------------------------
+
+    def _ink(self, face: int, glyph: int) -> Bitmap:
+        """Bitmap of a glyph: grey [rows, columns], or premultiplied RGBA [rows, columns, 4] in colour."""
+        ink = self._inks.get((face, glyph))
+        if ink is None:
+            font = self.chain.faces[face]
+            colored = font.color(glyph) if isinstance(font, FontFile) and font.has_color else None
+            ink = Bitmap(*colored) if colored else font.bitmap(glyph)
+            self._inks[face, glyph] = ink
+            self._cell_bytes += ink.coverage.size + 200
+            if self._cell_bytes > 8 << 20:
+                self._inks, self._cells, self._cell_bytes = {}, {}, 0
+        return ink
+
+    def _cell(self, face: int, glyph: Glyph, baseline: int) -> bytes | None:
+        """Columns of a glyph inside the box of its advance; None where its ink leaves the box."""
+        key = (face, glyph._replace(cluster=0), baseline)
+        if key not in self._cells:
+            left = self._ink(face, glyph.id).left + glyph.x
+            right = left + self._ink(face, glyph.id).coverage.shape[1]
+            inside = right == left or (left >= 0 and right <= glyph.advance)
+            cell = self._compose([_Placed(face, glyph, 0)], glyph.advance, baseline)[0] if inside else None
+            self._cells[key] = cell
+            self._cell_bytes += len(cell or b"") + 200
+        return self._cells[key]
+
+    def _compose(self, placed: Sequence[_Placed], width: int, baseline: int) -> tuple[bytes, bytes, bytes]:
+        """Ink of glyphs added up: the columns of the box, those left of it and those right of it."""
+        inks = [(self._ink(face, glyph.id), x + glyph.x, glyph.y) for face, glyph, x in placed]
+        left = min([0, *(ink.left + x for ink, x, _ in inks if ink.coverage.size)])
+        right = max([width, *(ink.left + x + ink.coverage.shape[1] for ink, x, _ in inks if ink.coverage.size)])
+        paper = np.full((right - left, self.height, self.channels), PAPER, np.int32)
+        for ink, x, y in inks:
+            top = baseline - y - ink.top
+            first, last = max(0, -top), min(ink.coverage.shape[0], self.height - top)
+            if first >= last or not ink.coverage.size:
+                continue
+            column = ink.left + x - left
+            target = paper[column : column + ink.coverage.shape[1], top + first : top + last]
+            _add_ink(target, ink.coverage[first:last].swapaxes(0, 1))
+        columns = self._finish(np.maximum(paper, 0).astype(np.uint8))
+        before, after = columns[: -left or 0], columns[width - left :]
+        return columns[-left : width - left].tobytes(), _if_inked(before), _if_inked(after)
+
+    def _finish(self, columns: np.ndarray) -> np.ndarray:
+        if self.config.color != "binary":
+            return columns
+        return np.where(columns > PAPER // 2, np.uint8(PAPER), np.uint8(0))
+
+    def join(self, parts: Sequence[tuple[Piece, int, int]], width: int, length: int) -> Piece:
+        """One piece from several: (piece, column, first character) each, on a box of `width` columns."""
+        size = self.column_bytes
+        spans, missing, flags = array("i"), [], 0
+        for piece, x, start in parts:
+            flags |= piece.kind
+            quads = array("i", piece.spans)
+            for i in range(0, len(quads), 4):
+                spans.extend((quads[i] + start, quads[i + 1] + start, quads[i + 2] + x, quads[i + 3] + x))
+            missing += [(place + start, character) for place, character in piece.missing]
+        right = max([0, *(x + (len(piece.strip) + len(piece.after)) // size for piece, x, _ in parts)])
+        left = max([0, *(len(piece.before) // size - x for piece, x, _ in parts)])
+        columns = np.full((left + max(width, right), size), PAPER, np.uint8)
+        for piece, x, _ in parts:
+            ink = piece.before + piece.strip + piece.after
+            merge(columns, ink, left + x - len(piece.before) // size, own_layout=True)
+        before, after = _if_inked(columns[:left]), _if_inked(columns[left + width :])
+        kind = flags & MISSING | (OVERHANG if before or after else 0)
+        strip = columns[left : left + width].tobytes()
+        return Piece(strip, kind, length, spans.tobytes(), tuple(missing), before, after)
+
+
+def _add_ink(paper: np.ndarray, ink: np.ndarray) -> None:
+    """Darken paper, int32 [columns, rows, channels], by grey [columns, rows] or RGBA [columns, rows, 4] ink."""
+    if ink.ndim == 2:
+        paper -= ink[:, :, None]
+        return
+    alpha = ink[:, :, 3:].astype(np.int32)
+    color = ink[:, :, :3].astype(np.int32)
+    if paper.shape[2] == 1:  # the brightness that the eye sees, ITU-R BT.601
+        color = (color * np.array([299, 587, 114])).sum(2, keepdims=True) // 1000
+    paper[:] = color + paper * (255 - alpha) // 255
+
+
+def merge(columns: np.ndarray, ink: bytes, x: int, own_layout: bool = False) -> None:
+    """Add ink, given as columns of bytes, to columns [width, column bytes] from x on; what falls outside is lost.
+
+    own_layout: whether the ink was laid out by itself, as the originals do with each letter of a pair. Cairo adds up the
+    inks of one layout, and lays the ink of another over what is there already, which shows where grey meets grey.
+    """
+    add = np.frombuffer(ink, np.uint8).reshape(-1, columns.shape[1])
+    first, last = max(0, -x), min(len(add), len(columns) - x)
+    if first >= last:
+        return
+    target, paper = columns[x + first : x + last], add[first:last]
+    if own_layout:
+        below = (PAPER - target).astype(np.uint32) * paper + 128
+        target[:] = paper - ((below + (below >> 8)) >> 8)  # rounded as Pixman rounds a product of bytes
+    else:
+        target -= np.minimum(target, PAPER - paper)  # inks add up and saturate, without leaving 8 bits
+
+
+def visual_order(levels: Sequence[int]) -> list[int]:
+    """Indices from left to right of items with one level each (UAX #9, rule L2)."""
+    order: list[int] = []
+    for start, end, level in visual_runs(bytes(levels)):
+        order += range(end - 1, start - 1, -1) if level & 1 else range(start, end)
+    return order
+
+
+def _if_inked(columns: np.ndarray) -> bytes:
+    return columns.tobytes() if (columns != PAPER).any() else b""
+
+
+def _cost(key: object, piece: Piece) -> int:
+    text = key if isinstance(key, str) else key[0]  # type: ignore[index]
+    if len(text) > _LONGEST_KEPT:
+        return 1 << 40  # a whole line without spaces, hardly to come again
+    return len(piece.strip) + len(piece.spans) + len(piece.before) + len(piece.after) + 8 * len(text) + 400
+
+
+def _reaches_over_spaces(face: object) -> bool:
+    """Whether a font kerns a letter with a space, or draws it otherwise beside one: then words cannot stand alone.
+
+    All its letters, each between two spaces, are shaped at once and compared with what each is by itself.
+    """
+    if not isinstance(face, FontFile):
+        return False
+    letters = [c for c in map(chr, sorted(face.characters)) if c.isalpha() and not ALONE.match(c)][:4000]
+    space = face.shape(" ", None, False)
+    if not letters or not space:
+        return False
+    by_script: dict[str | None, list[str]] = {}
+    from render.scripts import script_of
+
+    for letter in letters:
+        by_script.setdefault(script_of(letter), []).append(letter)
+    for script, members in by_script.items():
+        row = face.shape(" ".join(members) + " ", script, False)
+        alone = [(glyph.id, glyph.advance) for letter in members for glyph in [*face.shape(letter, script, False), *space]]
+        if [(glyph.id, glyph.advance) for glyph in row] != alone:
+            return True
+    return False
+
+
+def check_fits_grid(setter: Typesetter) -> str | None:
+    """A line of warning for a binary strip whose first font is not drawn on whole pixels at this size."""
+    face = setter.chain.faces[0]
+    if setter.config.color != "binary" or not isinstance(face, FontFile):
+        return None
+    exact = face.pixel_exact_sizes()
+    if setter.config.size in exact:
+        return None
+    sizes = ", ".join(map(str, exact[:4])) or "no size"
+    return f"{face.name}: {setter.config.size:g} px is off its grid (pixel-exact at {sizes}): letters lose pixels"
+

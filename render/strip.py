@@ -1,0 +1,271 @@
+"""A rendered text: its pixels, and what stands where on them.
+
+A `Draft` says where lines and separators go; finished, it is a `Strip`. The pixels are put together at once, column by
+column. Which characters stand on which patch is worked out when it is first asked for: most of training never asks.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+
+from render.pieces import MISSING, OVERHANG, PAPER, Line, merge
+
+
+class Missing(NamedTuple):
+    """A character that no font of the chain has."""
+
+    text: int  # 0, or 1 for the second of a pair
+    index: int
+    character: str
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Of a strip: pixels of a patch, and values of a pixel."""
+
+    height: int
+    patch_width: int
+    channels: int
+
+    @property
+    def column_bytes(self) -> int:
+        return self.height * self.channels
+
+
+class Strip:
+    """One rendered text (or pair, or list of words), from its first column to the end patch."""
+
+    __slots__ = ("_char_spans", "_columns", "_geometry", "_lines", "_missing", "drawn", "separators", "word_starts")
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        columns: np.ndarray,
+        lines: list[tuple[int, Line, int, int]],
+        separators: tuple[int, ...],
+        word_starts: np.ndarray | None,
+        drawn: tuple[int, ...],
+    ):
+        self._geometry, self._columns, self._lines = geometry, columns, lines
+        self._char_spans: np.ndarray | None = None
+        self._missing: tuple[Missing, ...] | None = None
+        # Patches that are black all over; the last one ends the strip.
+        self.separators = separators
+        # int32 [words + 1], the first patch of each word and then the end patch; None where words share patches.
+        self.word_starts = word_starts
+        # How many characters of each text (how many words of a list) the strip holds.
+        self.drawn = drawn
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of the strip, the end patch counted."""
+        return len(self._columns) // self._geometry.patch_width
+
+    @property
+    def columns(self) -> np.ndarray:
+        """The pixels as they lie in memory: uint8 [width, height], or [width, height, 3]; 0 = ink, 255 = paper."""
+        shape = (self._geometry.height,) if self._geometry.channels == 1 else (self._geometry.height, 3)
+        return self._columns.reshape(-1, *shape)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 [height, width], or [height, width, 3]; 0 = ink, 255 = paper. A view of `columns`."""
+        return self.columns.swapaxes(0, 1)
+
+    @property
+    def patches(self) -> np.ndarray:
+        """uint8 [num_patches, height, patch_width] (or [..., 3]): a view of `columns`."""
+        columns = self.columns
+        return columns.reshape(-1, self._geometry.patch_width, *columns.shape[1:]).swapaxes(1, 2)
+
+    @property
+    def char_spans(self) -> np.ndarray:
+        """int32 [num_patches, 3]: which text (0 or 1), first character, end. -1, -1, -1 for separators.
+
+        The characters are those whose clusters have columns on the patch, in the order of the text, whatever their
+        direction; a patch between clusters has an empty span at the place where it stands.
+        """
+        if self._char_spans is None:
+            self._char_spans = self._spans_of_patches()
+        return self._char_spans
+
+    def clusters(self) -> np.ndarray:
+        """int32 [clusters, 5]: text, first character, end, first column, end column; from left to right."""
+        found = [np.zeros((0, 5), np.int32)]
+        for text, line, x, first in self._lines:
+            starts = line.starts or list(accumulate((piece.length for piece in line.pieces), initial=0))
+            for piece, start in zip(line.pieces, starts, strict=False):
+                quads = np.frombuffer(piece.spans, np.int32).reshape(-1, 4)
+                rows = np.empty((len(quads), 5), np.int32)
+                rows[:, 0] = text
+                rows[:, 1:3] = quads[:, :2] + (start + first)
+                rows[:, 3:] = quads[:, 2:] + x
+                found.append(rows)
+                x += len(piece.strip) // self._geometry.column_bytes
+        return np.concatenate(found)
+
+    def _spans_of_patches(self) -> np.ndarray:
+        width = self._geometry.patch_width
+        spans = np.full((self.num_patches, 3), -1, np.int32)
+        clusters = self.clusters()
+        clusters = clusters[clusters[:, 3] < len(self._columns)]
+        first_patch = clusters[:, 3] // width
+        last_patch = np.maximum(clusters[:, 4] - 1, clusters[:, 3]) // width
+        for (text, start, end, _, _), first, last in zip(
+            clusters.tolist(), first_patch.tolist(), last_patch.tolist(), strict=True
+        ):
+            for patch in range(first, min(last, len(spans) - 1) + 1):
+                row = spans[patch]
+                if row[0] < 0:
+                    row[:] = text, start, end
+                else:
+                    row[1:] = min(row[1], start), max(row[2], end)
+        black = set(self.separators)
+        text = place = 0
+        for patch, row in enumerate(spans):
+            if patch in black:
+                row[:] = -1
+                text, place = text + 1, 0
+            elif row[0] < 0:
+                row[:] = text, place, place
+            else:
+                place = int(row[2])
+        return spans
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """Characters that no font has, in the order of the text."""
+        if self._missing is None:
+            found = []
+            for text, line, _, first in self._lines:
+                if line.flags & MISSING:
+                    starts = line.starts or accumulate((piece.length for piece in line.pieces), initial=0)
+                    for piece, start in zip(line.pieces, starts, strict=False):
+                        found += [Missing(text, first + start + place, c) for place, c in piece.missing]
+            self._missing = tuple(sorted(found))
+        return self._missing
+
+    @property
+    def missing_glyphs(self) -> dict[str, int]:
+        """How often each character that no font has occurs."""
+        return dict(Counter(missing.character for missing in self.missing))
+
+    def shift(self, text: int, offset: int) -> None:
+        """Count the characters of one text from `offset` on: of a window into a longer text."""
+        if offset:
+            self._lines = [
+                (which, line, x, first + offset if which == text else first) for which, line, x, first in self._lines
+            ]
+            self._char_spans = self._missing = None
+
+    def __reduce__(self):
+        # spans are worked out here: the pieces that they come from stay with the renderer that made them
+        state = (self.char_spans, self.missing)
+        made = (self._geometry, self._columns, [], self.separators, self.word_starts, self.drawn)
+        return _unpickled, (made, state)
+
+
+def _unpickled(made: tuple, state: tuple) -> Strip:
+    strip = Strip(*made)
+    strip._char_spans, strip._missing = state
+    return strip
+
+
+class Draft:
+    """A strip in the making, filled from left to right by a layout.
+
+    limit: columns that a strip may have, end patch included; None = any number. A layout asks `edge` for the next patch
+    edge; beyond the limit it gets the last patch of the strip again, as the originals do, and `overflows` is set.
+    """
+
+    def __init__(self, geometry: Geometry, limit: int, clips: bool):
+        self.geometry, self.limit, self.clips = geometry, limit, clips
+        self.overflows = False
+        self.end = 0  # column of the end patch
+        self.word_starts: list[int] | None = None  # patches
+        self.num_words: int | None = None  # of a list, how many are drawn
+        self._parts: list[bytes] = []
+        self._width = 0
+        self._lines: list[tuple[int, Line, int, int]] = []  # text, line, column, first character
+        self._black: list[int] = []
+
+    def add(self, line: Line, x: int, text: int = 0, first: int = 0) -> int:
+        """Put a line at column x. Returns the column after it.
+
+        text: which of a pair it belongs to; first: index in that text of the line's first character.
+        """
+        size = self.geometry.column_bytes
+        body = b"".join([piece.strip for piece in line.pieces])
+        self._advance_to(x)
+        self._parts.append(body)
+        self._lines.append((text, line, x, first))
+        self._width = x + len(body) // size
+        return self._width
+
+    def separator(self, x: int) -> int:
+        """A black patch at column x. Returns the column after it."""
+        self._black.append(x)
+        return x + self.geometry.patch_width
+
+    def edge(self, x: int) -> int:
+        """The first patch edge from column x on, at most the last patch of the strip."""
+        width = self.geometry.patch_width
+        found = -(-x // width) * width
+        if found > self.limit - width:
+            self.overflows = True
+            return self.limit - width
+        return found
+
+    def is_full(self, x: int) -> bool:
+        """Whether column x is that of the last patch, where only the end patch can go."""
+        full = x >= self.limit - self.geometry.patch_width
+        self.overflows |= full
+        return full
+
+    def finish(self, drawn: tuple[int, ...]) -> Strip:
+        """The strip. drawn: characters of each text that it holds, or words of a list."""
+        geometry = self.geometry
+        size, patch = geometry.column_bytes, geometry.patch_width
+        width = self.end + patch
+        self._black.append(self.end)
+        self._advance_to(width)
+        columns = np.frombuffer(bytearray().join(self._parts), np.uint8).reshape(-1, size)[:width]
+        for _, line, x, _ in self._lines:
+            if line.flags & OVERHANG:
+                _merge_overhang(columns, line, x, size)
+        for x in self._black:
+            columns[x : x + patch] = 0
+        starts = None if self.word_starts is None else np.array(self.word_starts, np.int32)
+        separators = tuple(sorted({x // patch for x in self._black}))
+        return Strip(geometry, columns, self._lines, separators, starts, drawn)
+
+    def _advance_to(self, x: int) -> None:
+        size = self.geometry.column_bytes
+        if x > self._width:
+            self._parts.append(_blank((x - self._width) * size))
+        elif x < self._width:  # only where the strip is full: the new line goes over the end of the old one
+            joined = b"".join(self._parts)[: x * size]
+            self._parts = [joined]
+        self._width = x
+
+
+def _merge_overhang(columns: np.ndarray, line: Line, x: int, size: int) -> None:
+    for piece in line.pieces:
+        width = len(piece.strip) // size
+        if piece.kind & OVERHANG:
+            if piece.before:
+                merge(columns, piece.before, x - len(piece.before) // size)
+            if piece.after:
+                merge(columns, piece.after, x + width)
+        x += width
+
+
+_BLANK = bytes([PAPER]) * (1 << 16)
+
+
+def _blank(num_bytes: int) -> bytes:
+    return _BLANK[:num_bytes] if num_bytes <= len(_BLANK) else bytes([PAPER]) * num_bytes
