@@ -7,8 +7,8 @@ string of such letters, and all rules together are one regular expression that m
 repeats are possessive (`*+`): they never give characters back, which makes the time linear whatever the input.
 
 Python does not carry Grapheme_Cluster_Break, but the annex defines it by other properties, most of which it does
-carry. What remains is written below as code point ranges (facts of the Unicode Character Database, version 17, with
-marks that Python 3.11's own data, version 14, does not know yet). Indic conjuncts stay whole (GB9c).
+carry. What remains is written below as code point ranges: facts of the Unicode Character Database, version 16, and the
+marks up to version 18 that Python 3.11, with version 14, does not know. Indic conjuncts stay whole (GB9c).
 """
 
 import re
@@ -17,7 +17,7 @@ import unicodedata
 
 def boundaries(text: str) -> list[int]:
     """End of every cluster, in characters, ascending; the last is len(text). Empty for an empty text."""
-    if _joining(text) is None:
+    if _JOINING.search(text) is None:
         return list(range(1, len(text) + 1))
     return [match.end() for match in _CLUSTER.finditer("".join(map(_CLASSES.__getitem__, text)))]
 
@@ -37,7 +37,7 @@ _SIMPLE = (
     r"\u2D00-\u2D25\u2E00-\u3029\u3030-\u3098\u309B-\uA66E\uAC00-\uD7A3\uF900-\uFB1D\uFB1F-\uFDFF\uFE30-\uFF9D"
     r"\uFFA0-\uFFFF\U0001F000-\U0001F0FF\U0001F200-\U0001F3FA\U0001F400-\U0001FAFF\U00020000-\U0003FFFF"
 )
-_joining = re.compile(f"[^{_SIMPLE}]").search
+_JOINING = re.compile(f"[^{_SIMPLE}]")
 
 # The letters: c = CR, n = LF, . = other controls, x = Extend, V = Extend that links conjuncts (a virama), o = Extend
 # that conjuncts do not reach across, z = zero-width joiner, s = SpacingMark, p = Prepend, K = consonant of a script
@@ -68,6 +68,7 @@ _CLASSES = _Classes()
 
 
 def _class_of(character: str) -> str:
+    """The letter by the definitions of UAX #29, table 2: what the tables name first, then the general category."""
     if character in _SINGLE:
         return _SINGLE[character]
     for letter, table in _TABLES:

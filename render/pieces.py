@@ -23,7 +23,7 @@ from render.bidi import levels as bidi_levels
 from render.bidi import needs_bidi, visual_runs
 from render.cache import Cache
 from render.config import RenderConfig
-from render.face import Bitmap, Glyph
+from render.face import Bitmap, Face, Glyph
 from render.fonts import FontFile, open_chain
 from render.graphemes import boundaries
 from render.itemize import SPACES, Run, itemize
@@ -77,10 +77,9 @@ class Line(NamedTuple):
     flags: int
 
 
-class _Placed(NamedTuple):
-    face: int
-    glyph: Glyph  # its cluster counts the characters of the whole token
-    x: int  # of the origin
+# A glyph where it stands: index of its font, its id, px from the start of the piece to its origin, px above the baseline
+_Placed = tuple[int, int, int, int]
+_TO_BINARY = bytes(PAPER if value > PAPER // 2 else 0 for value in range(256))
 
 
 class Typesetter:
@@ -94,14 +93,13 @@ class Typesetter:
         self.height, self.channels = config.height, config.channels
         self.column_bytes = config.height * config.channels
         self._metrics: list[tuple[int, int]] = [(self.chain.faces[0].ascent, self.chain.faces[0].descent)]
-        self._cells: dict[tuple[int, Glyph, int], bytes | None] = {}
+        self._cells: dict[tuple[int, int, int], tuple[int, int, int]] = {}
         self._inks: dict[tuple[int, int], Bitmap] = {}
         self._cell_bytes = 0
         # a layout that draws words on patches of their own keeps those; pieces are then only what they are made of
         self.cache = Cache(self._build, _cost, _CACHE_BYTES // 4 if word else _CACHE_BYTES)
         self.words = Cache(partial(self._build_word, word), _cost, _CACHE_BYTES * 3 // 4)
-        first = self.chain.faces[0]
-        self._ascii_first = all(map(first.covers, map(chr, range(0x20, 0x7F))))
+        self._simple = _simple_text(self.chain.faces[0])
         self.splits_at_spaces = not any(_reaches_over_spaces(face) for face in self.chain.faces)
 
     def forget(self) -> None:
@@ -222,23 +220,19 @@ class Typesetter:
     def draw(self, text: str, rtl: int, baseline: int | None) -> Piece:
         """Shape and draw a text of one direction, uncached. baseline: a row, or None = as its fonts have it."""
         length = len(text)
-        if not text.isprintable():
-            text = SPACES.sub(" ", text)
-        if self._ascii_first and text.isascii() and text.isprintable():
-            runs = [Run(0, length, "Latn", 0, rtl)]
+        if self._simple(text):
+            runs, index = [Run(0, length, "Latn", 0, rtl)], 0
         else:
+            if not text.isprintable():
+                text = SPACES.sub(" ", text)
             runs = itemize(text, self.chain)
-        placed, spans, width, missing = self._shape(text, runs, rtl)
-        index = 0
-        if baseline is None:
             index = self._metrics_index({run.face for run in runs})
+        if baseline is None:
             baseline = self.baseline(*self._metrics[index])
-        kind = index << _METRICS_SHIFT | (MISSING if missing else 0)
-        cells = [self._cell(face, glyph, baseline) for face, glyph, _ in placed]
-        if None not in cells:
-            return Piece(b"".join(cells), kind, length, spans, missing)  # type: ignore[arg-type]
-        strip, before, after = self._compose(placed, width, baseline)
-        return Piece(strip, kind | (OVERHANG if before or after else 0), length, spans, missing, before, after)
+        placed, spans, width, missing = self._shape(text, runs, rtl)
+        strip, before, after = self._ink_of(placed, width, baseline)
+        flags = (MISSING if missing else 0) | (OVERHANG if before or after else 0)
+        return Piece(strip, index << _METRICS_SHIFT | flags, length, spans, missing, before, after)
 
     def _shape(
         self, text: str, runs: Sequence[Run], rtl: int
@@ -246,26 +240,25 @@ class Typesetter:
         """Placed glyphs, spans of clusters, width and missing characters of runs of one direction."""
         placed: list[_Placed] = []
         missing: list[tuple[int, str]] = []
-        spans = array("i")
+        spans: list[int] = []
         x = 0
         for run in reversed(runs) if rtl else runs:
-            face = run.face
-            part = text[run.start : run.end]
+            face, first, part = run.face, run.start, text[run.start : run.end]
             if face < 0:
                 face = self.chain.missing
-                missing += [(run.start + i, character) for i, character in enumerate(part)]
+                missing += [(first + i, character) for i, character in enumerate(part)]
             glyphs = self._glyphs(part, run, face, bool(rtl))
-            starts = sorted({glyph.cluster for glyph in glyphs})
-            ends = dict(zip(starts, [*starts[1:], len(part)], strict=True))
-            at = None
-            for glyph in glyphs:
-                if glyph.cluster != at:
-                    at = glyph.cluster
-                    spans.extend((run.start + at, run.start + ends[at], x, x))
-                placed.append(_Placed(face, glyph, x))
-                x += glyph.advance
+            starts = sorted({glyph[1] for glyph in glyphs})
+            ends = dict(zip(starts, [*starts[1:], len(part)]))
+            at = -1
+            for glyph, cluster, advance, right, up in glyphs:
+                if cluster != at:
+                    at = cluster
+                    spans += (first + at, first + ends[at], x, x)
+                placed.append((face, glyph, x + right, up))
+                x += advance
                 spans[-1] = x
-        return placed, spans.tobytes(), x, tuple(missing)
+        return placed, array("i", spans).tobytes(), x, tuple(missing)
 
     def _glyphs(self, part: str, run: Run, face: int, rtl: bool) -> list[Glyph]:
         font = self.chain.faces[face]
@@ -301,61 +294,125 @@ class Typesetter:
                 self._inks, self._cells, self._cell_bytes = {}, {}, 0
         return ink
 
-    def _cell(self, face: int, glyph: Glyph, baseline: int) -> bytes | None:
-        """Columns of a glyph inside the box of its advance; None where its ink leaves the box."""
-        key = (face, glyph._replace(cluster=0), baseline)
-        if key not in self._cells:
-            left = self._ink(face, glyph.id).left + glyph.x
-            right = left + self._ink(face, glyph.id).coverage.shape[1]
-            inside = right == left or (left >= 0 and right <= glyph.advance)
-            cell = self._compose([_Placed(face, glyph, 0)], glyph.advance, baseline)[0] if inside else None
-            self._cells[key] = cell
-            self._cell_bytes += len(cell or b"") + 200
-        return self._cells[key]
+    def _ink_of(self, placed: Sequence[_Placed], width: int, baseline: int) -> tuple[bytes, bytes, bytes]:
+        """Ink of glyphs added up: the columns of the box, those left of it and those right of it.
+
+        The columns of a glyph are one whole number of many bytes, so that placing it is a shift and adding it an `or`.
+        That is exact while no bit of ink meets another: then the bytes of a sum are the bytes of the `or`.
+        """
+        total = left = 0
+        right = width
+        size = self.column_bytes
+        cells = self._cells
+        for face, glyph, x, up in placed:
+            cell = cells.get((face, glyph, baseline - up))
+            if cell is None:
+                cell = self._cell(face, glyph, baseline - up)
+            ink, first, columns = cell
+            if not columns:
+                continue
+            if x + first < left:
+                total <<= (left - x - first) * size * 8
+                left = x + first
+            right = max(right, x + first + columns)
+            ink <<= (x + first - left) * size * 8
+            if total & ink or ink < 0:
+                return self._compose(placed, width, baseline)
+            total |= ink
+        columns = ((1 << (right - left) * size * 8) - 1 ^ total).to_bytes((right - left) * size, "little")
+        if self.config.color == "binary":
+            columns = columns.translate(_TO_BINARY)
+        if not left and right == width:
+            return columns, b"", b""
+        before, strip, after = columns[: -left * size], columns[-left * size : (width - left) * size], b""
+        after = columns[(width - left) * size :]
+        return strip, _if_inked(before), _if_inked(after)
+
+    def _cell(self, face: int, glyph: int, baseline: int) -> tuple[int, int, int]:
+        """Columns of a glyph as one number, lowest column first; px from the origin to them; how many.
+
+        Negative for a glyph in colour, which is not ink that can be added up.
+        """
+        ink = self._ink(face, glyph)
+        columns = np.zeros((ink.coverage.shape[1], self.height, self.channels), np.uint8)
+        number = -1
+        if ink.coverage.ndim == 2:
+            rows, first, last = self._rows(ink, baseline)
+            columns[:, rows : rows + last - first] = ink.coverage[first:last].T[:, :, None]
+            number = int.from_bytes(columns.tobytes(), "little")
+        cell = self._cells[face, glyph, baseline] = (number, ink.left, len(columns))
+        self._cell_bytes += columns.size + 200
+        return cell
+
+    def _rows(self, ink: Bitmap, baseline: int) -> tuple[int, int, int]:
+        """Row of the strip where a glyph begins, and which of its rows are inside: first and end."""
+        top = baseline - ink.top
+        first = min(max(0, -top), ink.coverage.shape[0])
+        return max(0, top), first, max(first, min(ink.coverage.shape[0], self.height - top))
 
     def _compose(self, placed: Sequence[_Placed], width: int, baseline: int) -> tuple[bytes, bytes, bytes]:
-        """Ink of glyphs added up: the columns of the box, those left of it and those right of it."""
-        inks = [(self._ink(face, glyph.id), x + glyph.x, glyph.y) for face, glyph, x in placed]
+        """What `_ink_of` does, where inks meet or have colours: pixel by pixel."""
+        inks = [(self._ink(face, glyph), x, up) for face, glyph, x, up in placed]
         left = min([0, *(ink.left + x for ink, x, _ in inks if ink.coverage.size)])
         right = max([width, *(ink.left + x + ink.coverage.shape[1] for ink, x, _ in inks if ink.coverage.size)])
         paper = np.full((right - left, self.height, self.channels), PAPER, np.int32)
-        for ink, x, y in inks:
-            top = baseline - y - ink.top
-            first, last = max(0, -top), min(ink.coverage.shape[0], self.height - top)
-            if first >= last or not ink.coverage.size:
-                continue
+        for ink, x, up in inks:
+            row, first, last = self._rows(ink, baseline - up)
             column = ink.left + x - left
-            target = paper[column : column + ink.coverage.shape[1], top + first : top + last]
+            target = paper[column : column + ink.coverage.shape[1], row : row + last - first]
             _add_ink(target, ink.coverage[first:last].swapaxes(0, 1))
-        columns = self._finish(np.maximum(paper, 0).astype(np.uint8))
-        before, after = columns[: -left or 0], columns[width - left :]
-        return columns[-left : width - left].tobytes(), _if_inked(before), _if_inked(after)
-
-    def _finish(self, columns: np.ndarray) -> np.ndarray:
-        if self.config.color != "binary":
-            return columns
-        return np.where(columns > PAPER // 2, np.uint8(PAPER), np.uint8(0))
+        columns = np.maximum(paper, 0).astype(np.uint8).tobytes()
+        if self.config.color == "binary":
+            columns = columns.translate(_TO_BINARY)
+        edges = -left * self.column_bytes, (width - left) * self.column_bytes
+        return columns[edges[0] : edges[1]], _if_inked(columns[: edges[0]]), _if_inked(columns[edges[1] :])
 
     def join(self, parts: Sequence[tuple[Piece, int, int]], width: int, length: int) -> Piece:
-        """One piece from several: (piece, column, first character) each, on a box of `width` columns."""
+        """One piece from several, from left to right: (piece, column, first character) each, on `width` columns.
+
+        Each was laid out by itself, see `merge`. length: characters, for whoever counts on after it.
+        """
         size = self.column_bytes
-        spans, missing, flags = array("i"), [], 0
-        for piece, x, start in parts:
+        missing: list[tuple[int, str]] = []
+        flags = 0
+        for piece, _, start in parts:
             flags |= piece.kind
-            quads = array("i", piece.spans)
-            for i in range(0, len(quads), 4):
-                spans.extend((quads[i] + start, quads[i + 1] + start, quads[i + 2] + x, quads[i + 3] + x))
-            missing += [(place + start, character) for place, character in piece.missing]
+            if piece.missing:
+                missing += [(place + start, character) for place, character in piece.missing]
+        spans = _joined_spans(parts)
+        end, chunks = 0, []
+        for piece, x, _ in parts:
+            if x < end or piece.kind & OVERHANG:
+                break
+            chunks += (blank((x - end) * size), piece.strip)
+            end = x + len(piece.strip) // size
+        else:
+            if end <= width:
+                strip = b"".join((*chunks, blank((width - end) * size)))
+                return Piece(strip, flags & MISSING, length, spans, tuple(missing))
         right = max([0, *(x + (len(piece.strip) + len(piece.after)) // size for piece, x, _ in parts)])
         left = max([0, *(len(piece.before) // size - x for piece, x, _ in parts)])
         columns = np.full((left + max(width, right), size), PAPER, np.uint8)
         for piece, x, _ in parts:
             ink = piece.before + piece.strip + piece.after
             merge(columns, ink, left + x - len(piece.before) // size, own_layout=True)
-        before, after = _if_inked(columns[:left]), _if_inked(columns[left + width :])
+        before, after = _if_inked(columns[:left].tobytes()), _if_inked(columns[left + width :].tobytes())
         kind = flags & MISSING | (OVERHANG if before or after else 0)
         strip = columns[left : left + width].tobytes()
-        return Piece(strip, kind, length, spans.tobytes(), tuple(missing), before, after)
+        return Piece(strip, kind, length, spans, tuple(missing), before, after)
+
+
+def _joined_spans(parts: Sequence[tuple[Piece, int, int]]) -> bytes:
+    spans: list[int] = []
+    for piece, x, start in parts:
+        quads = memoryview(piece.spans).cast("i")
+        if len(quads) == 4:
+            a, b, c, d = quads
+            spans += (a + start, b + start, c + x, d + x)
+        else:
+            for i in range(0, len(quads), 4):
+                spans += (quads[i] + start, quads[i + 1] + start, quads[i + 2] + x, quads[i + 3] + x)
+    return array("i", spans).tobytes()
 
 
 def _add_ink(paper: np.ndarray, ink: np.ndarray) -> None:
@@ -396,8 +453,16 @@ def visual_order(levels: Sequence[int]) -> list[int]:
     return order
 
 
-def _if_inked(columns: np.ndarray) -> bytes:
-    return columns.tobytes() if (columns != PAPER).any() else b""
+def _if_inked(columns: bytes) -> bytes:
+    return columns if columns.strip(b"\xff") else b""
+
+
+_BLANK = bytes([PAPER]) * (1 << 14)
+
+
+def blank(num_bytes: int) -> bytes:
+    """Bytes of paper."""
+    return _BLANK[:num_bytes] if num_bytes <= len(_BLANK) else bytes([PAPER]) * num_bytes
 
 
 def _cost(key: object, piece: Piece) -> int:
@@ -405,6 +470,15 @@ def _cost(key: object, piece: Piece) -> int:
     if len(text) > _LONGEST_KEPT:
         return 1 << 40  # a whole line without spaces, hardly to come again
     return len(piece.strip) + len(piece.spans) + len(piece.before) + len(piece.after) + 8 * len(text) + 400
+
+
+def _simple_text(face: Face) -> Callable[[str], object]:
+    """A test for text that is one Latin run in one font, without looking: letters and punctuation, no marks."""
+    ranges = ((0x20, 0x7F), (0xA1, 0xAD), (0xAE, 0x180), (0x2010, 0x2028), (0x2030, 0x205F), (0x20A0, 0x20C0))
+    characters = [chr(code) for first, end in ranges for code in range(first, end) if face.covers(chr(code))]
+    if not characters:
+        return lambda text: False
+    return re.compile("[" + "".join(map(re.escape, characters)) + "]*").fullmatch
 
 
 def _reaches_over_spaces(face: object) -> bool:

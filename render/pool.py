@@ -30,6 +30,7 @@ that get the renderer as a pickle and import your main module, which needs the u
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -358,6 +359,7 @@ def _work(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for end in ends_of_parent:
         end.close()
+    gc.freeze()  # the collector marks all that it visits, and a fork copies what is written to: all of the caches
     outbox: queues.SimpleQueue[_Answer] = queues.SimpleQueue()
     threading.Thread(target=_send_all, args=(outbox, results), daemon=True).start()
     while True:

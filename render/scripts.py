@@ -33,7 +33,7 @@ class _Scripts(dict[str, "str | None"]):
         if "\ud800" <= character <= "\udfff":  # HarfBuzz takes no lone surrogates
             script = None
         else:
-            buffer = uharfbuzz.Buffer()
+            buffer = uharfbuzz.Buffer()  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without stubs
             buffer.add_str(character)
             buffer.guess_segment_properties()
             script = buffer.script

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from render.pieces import MISSING, OVERHANG, PAPER, Line, merge
+from render.pieces import MISSING, OVERHANG, Line, blank, merge
 
 
 class Missing(NamedTuple):
@@ -246,7 +246,7 @@ class Draft:
     def _advance_to(self, x: int) -> None:
         size = self.geometry.column_bytes
         if x > self._width:
-            self._parts.append(_blank((x - self._width) * size))
+            self._parts.append(blank((x - self._width) * size))
         elif x < self._width:  # only where the strip is full: the new line goes over the end of the old one
             joined = b"".join(self._parts)[: x * size]
             self._parts = [joined]
@@ -262,10 +262,3 @@ def _merge_overhang(columns: np.ndarray, line: Line, x: int, size: int) -> None:
             if piece.after:
                 merge(columns, piece.after, x + width)
         x += width
-
-
-_BLANK = bytes([PAPER]) * (1 << 16)
-
-
-def _blank(num_bytes: int) -> bytes:
-    return _BLANK[:num_bytes] if num_bytes <= len(_BLANK) else bytes([PAPER]) * num_bytes

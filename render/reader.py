@@ -1,0 +1,413 @@
+"""The reader: pixels in, text out. The way back from a strip to the text that it shows.
+
+    reader = Reader(config)
+    reading = reader(strip.pixels)
+    reading.text, reading.confidence, reading.readable
+
+Reading our own strips is not recognition: every pixel comes from fonts that are at hand. So the reader looks for the
+string whose drawing leaves the least of a strip unexplained (reading/search.py), draws what it found with the renderer,
+and compares. On clean strips the two are equal, and then the answer is not likely but certain: no other text could be
+told from it. What noise leaves open is settled by how common a character is, and by nothing else: no dictionary, no
+model of a language hides the mistakes of whoever made the pixels.
+
+A strip that shows no text is recognised by what stays unexplained, as a share of its ink.
+"""
+
+import functools
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+
+from render.config import RenderConfig
+from render.errors import RenderError
+from render.fonts import FontFile
+from render.layouts.adaptive import _HANGUL, _JOINING
+from render.pieces import ALONE
+from render.reading.arcs import Arcs
+from render.reading.clusters import Drawn, characters_of, default_scripts, lines_of, shape_line
+from render.reading.order import logical_orders, text_in_order
+from render.reading.search import Found, Rules, Settings, search
+from render.renderer import Renderer
+from render.scripts import script_of
+
+# Share of the ink that may stay unexplained in what counts as readable: `python -m benchmarks.reading --calibrate`
+UNEXPLAINED = 0.30
+FALSE_READABLE = {}  # of non-text, at that threshold
+_BLACK = 0.8  # mean ink of a separator; noise lightens it, no letter is that dark
+
+
+@dataclass(frozen=True)
+class Character:
+    """One cluster that was read."""
+
+    text: str
+    column: int  # px from the left edge of the strip to its origin
+    confidence: float  # 0 to 1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a strip says. Two texts for a pair, else one."""
+
+    texts: tuple[str, ...]
+    unexplained: float  # energy that the drawing of the text leaves, as a share of that of the ink
+    exact: bool  # the renderer draws this text as exactly these pixels
+    readable: bool  # whether this is text at all
+    _confidences: "functools.partial[tuple[Character, ...]]" = field(repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The text; of a pair, both with a line break between them."""
+        return "\n".join(self.texts)
+
+    @property
+    def confidence(self) -> float:
+        """Of the line, 0 to 1: the share of the ink that the text explains."""
+        return max(0.0, 1.0 - self.unexplained)
+
+    @functools.cached_property
+    def characters(self) -> tuple[Character, ...]:
+        """The clusters from left to right, each with its confidence: its posterior among all that would fit its place."""
+        return self._confidences()
+
+
+class Reader:
+    """Reads strips of one configuration, in any layout. Raises RenderError for what no strip of it can be.
+
+    alphabet: characters that may occur; scripts: ISO 15924 codes, whose characters the fonts are asked for; neither:
+    Latin, Greek, Cyrillic and the script that each font is for (Han, kana and Hangul if the first font has Han).
+    sample: texts whose clusters are known besides, such as rare conjuncts.
+    """
+
+    def __init__(
+        self,
+        config: RenderConfig,
+        alphabet: str | None = None,
+        scripts: Sequence[str] | None = None,
+        sample: Sequence[str] = (),
+    ):
+        if alphabet is not None and scripts is not None:
+            raise RenderError("alphabet and scripts: give one of them")
+        self.config, self._given = config, (config, alphabet, scripts, tuple(sample))
+        self._renderer = Renderer(config)
+        self._setter = self._renderer.setter
+        self._chain = chain = self._setter.chain
+        self.scripts = list(scripts) if scripts is not None else None
+        if alphabet is not None:
+            characters = sorted({*alphabet, " "})
+        else:
+            self.scripts = self.scripts or default_scripts(chain)
+            characters = characters_of(chain, self.scripts)
+        self._apart = config.layout == "bigrams" and config.unit == "code-point"
+        self._drawn = self._collect(characters, sample)
+        self._loose = any(cluster.rtl for cluster in self._drawn)
+        self._arcs: dict[int | None, Arcs] = {}
+        self._kerning: dict[tuple[int | None, int], list[tuple[int, np.ndarray | None]]] = {}
+        self._kinds: dict[int | None, np.ndarray] = {}
+
+    def __reduce__(self):
+        return (Reader, self._given)
+
+    def __call__(self, pixels: np.ndarray) -> Reading:
+        """Read a strip: uint8 [height, width] or [height, width, 3], 0 = ink, 255 = paper, with its end patch or not.
+
+        Raises RenderError if it is no such array.
+        """
+        ink = self._ink(pixels)
+        ends, has_end = self._separators(ink)
+        texts, unexplained, total, exact = [], 0.0, 0.0, True
+        parts: list[tuple[Arcs, np.ndarray, Found]] = []
+        first = 0
+        for end, is_black in zip(ends, [*[True] * (len(ends) - 1), has_end], strict=True):
+            text, found, arcs = self._read(ink, first, end, is_black)
+            texts.append(text)
+            parts.append((arcs, ink[:end], found))
+            unexplained += found.energy
+            total += float((ink[first:end] ** 2).sum())
+            first = end + self.config.patch_width
+        share = unexplained / total if total else 0.0
+        exact = total > 0 and self._is_exact(texts, ink, ends[-1])
+        readable = exact or (total > 0 and any(texts) and share <= UNEXPLAINED)
+        return Reading(tuple(texts), share, exact, readable, functools.partial(self._characters, parts))
+
+    # ---- what is given ------------------------------------------------------------------------------------------------
+
+    def _ink(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [columns, rows], 1 = full ink."""
+        pixels = np.asarray(pixels)
+        height = self.config.height
+        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+            raise RenderError(f"cannot read {pixels.dtype} {list(pixels.shape)}; give uint8 [height, width] or [.., 3]")
+        if pixels.shape[0] != height:
+            raise RenderError(f"strip of {pixels.shape[0]} rows; render.height = {height}: give the strip's own settings")
+        if pixels.shape[1] == 0:
+            raise RenderError("strip of 0 columns: nothing to read")
+        if pixels.ndim == 3:  # the brightness that the renderer gives to colours, ITU-R BT.601
+            pixels = (pixels.astype(np.int32) @ np.array([299, 587, 114]) // 1000).astype(np.uint8)
+        if self.config.color == "binary":
+            return (pixels.T <= 127).astype(np.float32)
+        return (255 - pixels.T) * np.float32(1 / 255)
+
+    def _separators(self, ink: np.ndarray) -> tuple[list[int], bool]:
+        """Columns at which the texts end, and whether the last of them is that of an end patch."""
+        patch = self.config.patch_width
+        count = len(ink) // patch
+        darkness = ink[: count * patch].reshape(count, -1).mean(1) if count else np.zeros(0)
+        black = np.flatnonzero(darkness > _BLACK)
+        if patch * self.config.height < 64:  # a patch of few pixels can be dark by chance, or a part of a letter
+            black = np.flatnonzero(darkness > 0.99)
+        ends = [int(i) * patch for i in black[:2]]
+        if len(ends) == 2 and not ink[ends[0] + patch : ends[1]].any():
+            ends = ends[:1]
+        if len(black) == 0:
+            return [len(ink)], False
+        if len(ends) == 1 and ink[ends[0] + patch :].any():  # a pair whose end is cut off
+            return [ends[0], len(ink)], False
+        return ends, True
+
+    # ---- one text -----------------------------------------------------------------------------------------------------
+
+    def _read(self, ink: np.ndarray, first: int, last: int, has_end: bool) -> tuple[str, Found, Arcs]:
+        config = self.config
+        patch = config.patch_width
+        ink, pixels = ink[first:last], (last - first) * config.height
+        pad = config.pad if config.layout == "continuous" or (config.layout == "words" and first == 0) else 0
+        tail = config.pad if config.layout in ("continuous", "words") else 0
+        last -= first
+
+        def fits_end(x: int) -> bool:
+            return not has_end or -(-(x + tail) // patch) * patch == last or (x > last - tail and config.overflow == "clip")
+
+        unit = {"bigrams": 2, "adaptive": 2}.get(config.layout, 0)
+        edges = 0 if config.layout == "continuous" else patch
+        rules = Rules(edges, unit, pad, self._apart, config.layout == "adaptive", self._loose)
+        if not ink.any():
+            return "", Found([], 0.0), next(iter(self._pictures().values()))[1]
+        clean = Settings(margin=3.0, keep=8, most=32, price=1e-4)
+        best: tuple[float, int | None, Arcs, Found] | None = None
+        for baseline, (_, arcs) in self._pictures().items():
+            found = self._search(baseline, ink, pad, last, rules, clean, fits_end)
+            if best is None or found.energy < best[0] - 1e-6:
+                best = (found.energy, baseline, arcs, found)
+            if found.energy < 1e-3:
+                break
+        assert best is not None
+        energy, baseline, arcs, found = best
+        if energy > 1e-3:
+            noisy = Settings(margin=10.0, keep=12, most=64, price=1 / self._weight(energy / pixels))
+            again = self._search(baseline, ink, pad, last, rules, noisy, fits_end)
+            found = again
+        text = self._text(arcs, found, ink, fits_end)
+        moved = [_shifted(node, first) for node in found.path]
+        return text, Found(moved, found.energy), arcs
+
+    def _weight(self, energy: float) -> float:
+        """Nats of a unit of energy, at a mean energy of a pixel. Binary: flips; grey: normal noise of that variance."""
+        if self.config.color == "binary":
+            share = min(0.3, max(0.003, energy))
+            return math.log((1 - share) / share)
+        return 1 / (2 * max(3e-4, energy))
+
+    def _search(self, baseline, ink, pad, last, rules, settings, fits_end) -> Found:
+        _, arcs = self._pictures()[baseline]
+        kinds = self._kinds_of(baseline, arcs)
+        return search(
+            arcs, ink, pad, last, rules, settings, functools.partial(self._kern, baseline, arcs), kinds, fits_end
+        )
+
+    def _is_exact(self, texts: Sequence[str], ink: np.ndarray, last: int) -> bool:
+        patches = max(2, last // self.config.patch_width + 2)
+        strip = self._renderer(texts[0] if len(texts) == 1 else (texts[0], texts[1]), patches)
+        drawn = self._ink(strip.pixels)
+        if self.config.overflow == "clip" and len(drawn) > last:
+            drawn = drawn[:last]
+        end = min(last, len(drawn))
+        return len(drawn) - self.config.patch_width <= last and bool((drawn[:end] == ink[:end]).all()) and not ink[end:last].any()
+
+    # ---- from arcs to a text ------------------------------------------------------------------------------------------
+
+    def _text(self, arcs: Arcs, found: Found, ink: np.ndarray, fits_end) -> str:
+        chosen = _in_one_script([arcs.members[node.arc] for node in found.path])
+        clusters: list[Drawn | None] = []
+        words_end = self.config.layout == "words"
+        for i, node in enumerate(found.path):
+            if self._apart and i and node.place == 1 and found.path[i - 1].place == 1:
+                clusters.append(None)
+            clusters.append(chosen[i])
+        texts = [" " if cluster is None else cluster.text for cluster in clusters]
+        rtl = [bool(cluster and cluster.rtl) for cluster in clusters]
+        if not any(rtl):
+            return _composed("".join(texts))
+        best, least = "", np.inf
+        for order in logical_orders(list(zip(texts, rtl, strict=True)), self.config.direction):
+            text = _composed(text_in_order(texts, rtl, order))
+            if words_end:
+                text = " ".join(text.split())
+            differs = self._difference(text, ink)
+            if differs < least:
+                best, least = text, differs
+            if differs < 1e-3:
+                break
+        return best
+
+    def _difference(self, text: str, ink: np.ndarray) -> float:
+        drawn = self._ink(self._renderer(text, max(2, len(ink) // self.config.patch_width + 8)).pixels)
+        drawn = drawn[: -self.config.patch_width]
+        common = min(len(drawn), len(ink))
+        rest = float((drawn[common:] ** 2).sum()) + float((ink[common:] ** 2).sum())
+        return rest + float(((drawn[:common] - ink[:common]) ** 2).sum())
+
+    def _characters(self, parts: Sequence[tuple[Arcs, np.ndarray, Found]]) -> tuple[Character, ...]:
+        characters = []
+        for arcs, ink, found in parts:
+            weight = self._weight(found.energy / max(1, ink.size))
+            chosen = _in_one_script([arcs.members[node.arc] for node in found.path])
+            values = posteriors(arcs, ink, found.path, weight)
+            for node, cluster, value in zip(found.path, chosen, values, strict=True):
+                characters.append(Character(cluster.text, node.start, value))
+        return tuple(characters)
+
+    # ---- what is known ------------------------------------------------------------------------------------------------
+
+    def _collect(self, characters: Sequence[str], sample: Sequence[str]) -> list[Drawn]:
+        chain = self._chain
+        found: dict[tuple, Drawn] = {}
+        if self._apart:
+            lines = [(c, "ltr") for c in [*characters, *sorted(set("".join(sample)))]]
+        else:
+            lines = [(line, "rtl" if rtl else "ltr") for line, rtl in lines_of(characters, chain)]
+            lines += [(line, "auto") for text in sample for line in text.splitlines()]
+        for line, base in lines:
+            for cluster in shape_line(line, chain, base):
+                # advances differ by kerning, which the search knows by itself, except where scripts join or stack
+                ids = [glyph[:1] + glyph[3:] for glyph in cluster.glyphs]
+                if cluster.rtl or (script_of(cluster.text[0]) or "Latn") not in _KERNED:
+                    ids = cluster.glyphs
+                found.setdefault((cluster.text, cluster.face, cluster.rtl, *ids), cluster)
+        return list(found.values())
+
+    def _pictures(self) -> dict[int | None, tuple[int | None, Arcs]]:
+        """Arcs by baseline; the baseline that most lines have comes first."""
+        if not self._arcs:
+            faces, setter, config = self._chain.faces, self._setter, self.config
+            if self._apart and config.baseline == "line":
+                rows = [setter.baseline(face.ascent, face.descent) for face in faces]
+                self._arcs[None] = Arcs(self._drawn, self._chain, rows, config.height, config.color == "binary")
+            else:
+                used = sorted({cluster.face for cluster in self._drawn})
+                pairs = [(0, 0)] if config.baseline == "fixed" else list(product(used, used))
+                found = dict.fromkeys(
+                    setter.baseline(
+                        max(faces[i].ascent, faces[j].ascent), max(faces[i].descent, faces[j].descent)
+                    )
+                    for i, j in pairs
+                )
+                for row in found:
+                    self._arcs[row] = Arcs(
+                        self._drawn, self._chain, [row] * len(faces), config.height, config.color == "binary"
+                    )
+        return {row: (row, arcs) for row, arcs in self._arcs.items()}
+
+    def _kinds_of(self, baseline: int | None, arcs: Arcs) -> np.ndarray:
+        if baseline not in self._kinds:
+            self._kinds[baseline] = np.array([_kind(members[0].text) for members in arcs.members], np.int8)
+        return self._kinds[baseline]
+
+    def _kern(self, baseline: int | None, arcs: Arcs, arc: int) -> list[tuple[int, np.ndarray | None]]:
+        """By how many px an arc moves the next one, and which arcs it moves so."""
+        key = (baseline, arc)
+        if key not in self._kerning:
+            self._kerning[key] = self._ask_kerning(arcs, arc)
+        return self._kerning[key]
+
+    def _ask_kerning(self, arcs: Arcs, arc: int) -> list[tuple[int, np.ndarray | None]]:
+        shifts: dict[int, np.ndarray] = {}
+
+        def allow(shift: int, which) -> None:
+            shifts.setdefault(shift, np.zeros(len(arcs), bool))[which] = True
+
+        for member in arcs.members[arc]:
+            font = self._chain.faces[member.face]
+            own_script = script_of(member.text[0])
+            if member.rtl or member.text == " " or not isinstance(font, FontFile):
+                return [(0, None)]
+            pairs: dict[str | None, list[tuple[int, str]]] = {}
+            for other, partners in enumerate(arcs.members):
+                for partner in partners:
+                    script = script_of(partner.text[0])
+                    if partner.text == " ":
+                        if partner.face == member.face:
+                            allow(0, other)
+                    elif partner.face != member.face or (script and own_script and script != own_script):
+                        allow(0, other)
+                    else:
+                        pairs.setdefault(own_script or script, []).append((other, partner.text))
+            for script, partners in pairs.items():
+                text = " ".join(member.text + other for _, other in partners)
+                advances = np.zeros(len(text) + 1, np.int32)
+                begins = np.zeros(len(text) + 1, bool)
+                glyphs = font.shape(text, script, False)
+                places = np.fromiter((glyph.cluster for glyph in glyphs), np.int32, len(glyphs))
+                np.add.at(advances, places, np.fromiter((glyph.advance for glyph in glyphs), np.int32, len(glyphs)))
+                begins[places] = True
+                total = np.concatenate([[0], np.cumsum(advances)])
+                at = 0
+                for other, partner in partners:
+                    middle = at + len(member.text)
+                    if begins[middle]:
+                        allow(int(total[middle] - total[at]) - int(arcs.advance[arc]), other)
+                    at = middle + len(partner) + 1
+        if list(shifts) == [0] and shifts[0].all():
+            return [(0, None)]
+        return [(shift, allowed) for shift, allowed in shifts.items() if -4 <= shift <= 4]
+
+
+_KERNED = {"Latn", "Grek", "Cyrl", "Armn", "Geor"}
+
+
+def _shifted(node, by: int):
+    if by:
+        node.start += by
+        node.end += by
+    return node
+
+
+def _kind(text: str) -> int:
+    if script_of(text[0]) in _JOINING:
+        return 2
+    return 1 if ALONE.match(text) or _HANGUL.match(text) else 0
+
+
+def _in_one_script(members: Sequence[Sequence[Drawn]]) -> list[Drawn]:
+    """One cluster of each place: in each word those of the script in which most of it can be written."""
+    chosen = [choices[0] for choices in members]
+    line: dict[str, int] = {}
+    for choices in members:
+        for script in {script_of(cluster.text[0]) for cluster in choices} - {None}:
+            line[script] = line.get(script, 0) + (3 if len(choices) == 1 else 1)  # type: ignore[index]
+    start = 0
+    for i in range(len(members) + 1):
+        if i < len(members) and chosen[i].text != " ":
+            continue
+        word = range(start, i)
+        start = i + 1
+        counts: dict[str, int] = {}
+        for at in word:
+            for script in {script_of(cluster.text[0]) for cluster in members[at]} - {None}:
+                counts[script] = counts.get(script, 0) + 1  # type: ignore[index]
+        if not counts:
+            continue
+        script = max(counts, key=lambda name: (counts[name], line[name], name == "Latn"))
+        for at in word:
+            if script_of(chosen[at].text[0]) not in (script, None):
+                chosen[at] = next((c for c in members[at] if script_of(c.text[0]) == script), chosen[at])
+    return chosen
+
+
+def _composed(text: str) -> str:
+    """The text without the joiners and strokes that were only there to draw its forms."""
+    return unicodedata.normalize("NFC", text)
