@@ -68,6 +68,8 @@ class RenderConfig:
     def __post_init__(self):
         if isinstance(self.fonts, str):
             raise RenderError(f"render.fonts = {self.fonts!r} is one string; give a list of fonts")
+        if not isinstance(self.fonts, list | tuple):
+            raise RenderError(f"render.fonts = {self.fonts!r}; it must be a list of fonts")
         object.__setattr__(self, "fonts", tuple(str(font) for font in self.fonts))
         for name, choices in CHOICES.items():
             value = getattr(self, name)

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import struct
 import subprocess
 import unicodedata
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ class FontFile:
         self.name += "".join(f"#{tag}={value:g}" for tag, value in sorted(axes.items()))
         self.path = path
         data = _read(path)
+        _check_whole(data, index, str(path))
         self.sha256 = hashlib.sha256(data).hexdigest()
         self._rasterizer = Rasterizer(data, index, size, hinting, str(path), axes)
         self._shaper = Shaper(data, index, size, axes)
@@ -66,7 +68,11 @@ class FontFile:
         return self._shaper.characters
 
     def shape(self, text: str, script: str | None, rtl: bool) -> list[Glyph]:
-        return self._shaper.shape(text, script, rtl)
+        return [Glyph(*placed) for placed in self._shaper.place(text, script, rtl)]
+
+    def place(self, text: str, script: str | None, rtl: bool) -> list[tuple[int, int, int, int, int]]:
+        """What `shape` returns, without names."""
+        return self._shaper.place(text, script, rtl)
 
     def bitmap(self, glyph: int) -> Bitmap:
         return self._rasterizer.draw(glyph)
@@ -109,6 +115,30 @@ def _read(path: Path) -> bytes:
         return _read_version(path, path.stat().st_mtime_ns)
     except OSError as cause:
         raise RenderError(f"{path}: cannot be read ({cause.strerror}); give a font file") from cause
+
+
+def _check_whole(data: bytes, index: int, where: str) -> None:
+    """Refuse a font file that was cut off: FreeType and HarfBuzz would draw what is left of it."""
+    if data[:4] not in (b"\0\1\0\0", b"OTTO", b"true", b"ttcf"):
+        return  # not tables after a directory: FreeType judges
+    try:
+        start = 0
+        if data[:4] == b"ttcf":
+            (count,) = struct.unpack_from(">I", data, 8)
+            if not 0 <= index < count:
+                raise RenderError(f"{where}: has faces #0 to #{count - 1}, not #{index}")
+            (start,) = struct.unpack_from(">I", data, 12 + 4 * index)
+        elif index:
+            raise RenderError(f"{where}: is one font, not a collection; leave #{index} out")
+        (tables,) = struct.unpack_from(">H", data, start + 4)
+        for i in range(tables):
+            tag, _, offset, length = struct.unpack_from(">4sIII", data, start + 12 + 16 * i)
+            if offset + length > len(data):
+                name = tag.decode("latin-1")
+                tell = f"table {name!r} ends at byte {offset + length:,} of {len(data):,}; copy the font again"
+                raise RenderError(f"{where}: is cut off: {tell}")
+    except struct.error as cause:
+        raise RenderError(f"{where}: is cut off inside its directory of tables; copy the font again") from cause
 
 
 class Chain:

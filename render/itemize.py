@@ -57,7 +57,8 @@ def _faces(text: str, ends: list[int], chain: Chain) -> list[int]:
         if _NEVER.match(cluster):
             faces.append(-1)
         elif cluster == " " or all(map(is_ignorable, cluster)):
-            faces.append(faces[-1] if faces else None)
+            before = faces[-1] if faces else None
+            faces.append(max(0, chain.choose(" ")) if before == -1 else before)
         else:
             faces.append(chain.choose(cluster))
         start = end

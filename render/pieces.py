@@ -27,11 +27,16 @@ from render.face import Bitmap, Face, Glyph
 from render.fonts import FontFile, open_chain
 from render.graphemes import boundaries
 from render.itemize import SPACES, Run, itemize
+from render.scripts import script_of
 
-# Bits of Piece.kind; above them stands the index of the line metrics
-OVERHANG, MISSING, BIDI = 1, 2, 4
-_METRICS_SHIFT = 3
+# Bits of Piece.kind; above them stands the index of the line metrics.
+OVERHANG, MISSING, RTL = 1, 2, 4
+BIDI = 8  # nothing was drawn: the token has letters that are written from right to left, the line decides
+_CUT = 16  # nothing was drawn: the token holds scripts without spaces, to be cut into characters
+_FLAGS = 31
+_METRICS_SHIFT = 5
 _CACHE_BYTES = 120 << 20  # of the 128 MB that a renderer may keep; glyphs take the rest
+_GLYPH_BYTES = 8 << 20
 _LONGEST_KEPT = 64  # characters of a cached token
 PAPER = 255
 
@@ -42,15 +47,18 @@ _ALONE = (
 )
 _FOLLOWS = "\u0300-\u036f\u200c\u200d\u20d0-\u20ff\u302a-\u302f\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef"
 _TOKENS = re.compile(f"[^ {_ALONE}]* |[{_ALONE}][{_FOLLOWS}]* ?|[^ {_ALONE}]+")
-_WITH_SPACE = re.compile("[^ ]* |[^ ]+")
 ALONE = re.compile(f"[{_ALONE}]")
+_WORD = re.compile(r"\S+")
+# A word and what is written right before and after it
+_SHELL = re.compile(r"([^\w ]*)(\w(?:.*\w)?)([^\w ]*)( ?)")
 
 
 class Piece:
     """Drawn text: a word with its space, a character, or a whole patch-aligned word.
 
-    strip: its columns; before, after: columns of ink left and right of them, empty for nearly all; spans: int32 quads
-    (first character, end, first column, end) of its clusters in visual order, as bytes; missing: (place, character).
+    strip: its columns; before, after: columns of ink left and right of them, empty for nearly all; length: characters;
+    spans: int32 pairs (characters, columns) of its clusters from left to right, as bytes; in a piece of the kind RTL the
+    characters count from its end; missing: (place, character).
     """
 
     __slots__ = ("after", "before", "kind", "length", "missing", "spans", "strip")
@@ -73,8 +81,22 @@ class Line(NamedTuple):
     """Pieces in visual order. starts: index in the text of the first character of each; None = one after another."""
 
     pieces: list[Piece]
-    starts: list[int] | None
+    starts: Sequence[int] | Callable[[], Sequence[int]] | None
     flags: int
+
+    def first_characters(self) -> Sequence[int]:
+        """Index in the text of the first character of each piece."""
+        if self.starts is None:
+            return list(accumulate([piece.length for piece in self.pieces], initial=0))[:-1]
+        return self.starts() if callable(self.starts) else self.starts
+
+
+def line_of(pieces: list[Piece], starts: Sequence[int] | Callable[[], Sequence[int]] | None = None) -> Line:
+    """A line with the flags of its pieces."""
+    flags = 0
+    for kind in {piece.kind for piece in pieces}:
+        flags |= kind
+    return Line(pieces, starts, flags & _FLAGS)
 
 
 # A glyph where it stands: index of its font, its id, px from the start of the piece to its origin, px above the baseline
@@ -100,7 +122,10 @@ class Typesetter:
         self.cache = Cache(self._build, _cost, _CACHE_BYTES // 4 if word else _CACHE_BYTES)
         self.words = Cache(partial(self._build_word, word), _cost, _CACHE_BYTES * 3 // 4)
         self._simple = _simple_text(self.chain.faces[0])
+        self._parting: dict[str, bool] = {}
         self.splits_at_spaces = not any(_reaches_over_spaces(face) for face in self.chain.faces)
+        self._space_strip = self.draw(" ", 0, None).strip if self._simple(" ") and self.splits_at_spaces else b""
+        self._space_bytes = len(self._space_strip)
 
     def forget(self) -> None:
         """Empty the caches."""
@@ -131,85 +156,134 @@ class Typesetter:
         flags = 0
         for kind in kinds:
             flags |= kind
+        if flags & _CUT:
+            tokens = _TOKENS.findall(text)
+            pieces = [cache[token] for token in tokens]
+            kinds = {piece.kind for piece in pieces}
+            for kind in kinds:
+                flags |= kind
         if flags & BIDI or base == "rtl":
-            return self._bidi_line(text, tokens, base, cache)[0]
+            return self._bidi_line(text, _TOKENS.findall(text), base, cache)
         if len(kinds) > 1 and len(metrics := {kind >> _METRICS_SHIFT for kind in kinds}) > 1:
             baseline = self._common_baseline(metrics)
             pieces = [cache[token, 0, baseline] for token in tokens]
-        return Line(pieces, None, flags & 7)
-
-    def word_line(self, text: str, spaces: bool, alone: bool) -> tuple[Line, list[bool]]:
-        """One line of words that stand on patches of their own, and which of its pieces begin a word.
-
-        spaces: whether the space after a word belongs to it, else it is left out; alone: whether each character of a
-        script written without spaces is a word.
-        """
-        if spaces:
-            tokens = _TOKENS.findall(text) if alone and not text.isascii() else _WITH_SPACE.findall(text)
-        else:
-            tokens = text.split()
-        cache = self.words
-        pieces = [cache[token] for token in tokens]
-        flags = 0
-        for kind in {piece.kind for piece in pieces}:
-            flags |= kind
-        if flags & BIDI or self.config.direction == "rtl":
-            joined = text if spaces else " ".join(tokens)
-            given = tokens if spaces else [token + " " for token in tokens]
-            line, order = self._bidi_line(joined, given, self.config.direction, cache, spaces)
-            return line, [True] * len(order)
-        starts = None if spaces else list(accumulate((len(token) + 1 for token in tokens), initial=0))[:-1]
-        return Line(pieces, starts, flags & 7), [True] * len(pieces)
+        return Line(pieces, None, flags & _FLAGS)
 
     def _tokens(self, text: str) -> list[str]:
         if not self.splits_at_spaces:
             return [text] if text else []
-        if text.isascii() and "\0" not in text:
-            tokens = text.replace(" ", " \0").split("\0")
-            if not tokens[-1]:
-                tokens.pop()
-            return tokens
-        return _TOKENS.findall(text)
+        if "\0" in text:
+            return _TOKENS.findall(text)
+        tokens = text.replace(" ", " \0").split("\0")
+        if not tokens[-1]:
+            tokens.pop()
+        return tokens
 
-    def _bidi_line(
-        self, text: str, tokens: list[str], base: str, cache: Cache, spaces: bool = True
-    ) -> tuple[Line, list[int]]:
+    def word_line(self, text: str, spaces: bool, alone: bool) -> Line:
+        """One line of words that stand on patches of their own.
+
+        spaces: whether the space after a word belongs to it, else it is left out; alone: whether each character of a
+        script written without spaces is a word.
+        """
+        cache = self.words
+        if spaces:
+            tokens = _TOKENS.findall(text) if alone and not text.isascii() else text.replace(" ", " \0").split("\0")
+            if tokens and not tokens[-1]:
+                tokens.pop()
+            line = line_of([cache[token] for token in tokens])
+        else:
+            tokens = text.split()
+            line = line_of([cache[token] for token in tokens], lambda: [m.start() for m in _WORD.finditer(text)])
+        if line.flags & BIDI or self.config.direction == "rtl":
+            if not spaces:
+                starts = [match.start() for match in _WORD.finditer(text)]
+                text, tokens = " ".join(tokens), [token + " " for token in tokens]
+                line = self._bidi_line(text, tokens, self.config.direction, cache, keep_spaces=False)
+                shift = [start - first for start, first in zip(starts, accumulate(map(len, tokens), initial=0))]
+                owner = [i for i, token in enumerate(tokens) for _ in token]
+                return line._replace(starts=[first + shift[owner[first]] for first in line.first_characters()])
+            return self._bidi_line(text, tokens, self.config.direction, cache)
+        return line
+
+    def _bidi_line(self, text: str, tokens: list[str], base: str, cache: Cache, keep_spaces: bool = True) -> Line:
         _, levels = bidi_levels(SPACES.sub(" ", text), base)
         items: list[tuple[int, int]] = []  # of one token and one level each
         start = 0
         for token in tokens:
-            end = start + len(token)
+            end = min(start + len(token), len(text))
             while start < end:
                 stop = start + 1
                 while stop < end and levels[stop] == levels[start]:
                     stop += 1
-                items.append((start, stop))
+                if keep_spaces or text[start:stop] != " ":
+                    items.append((start, stop))
                 start = stop
         order = visual_order([levels[start] for start, _ in items])
-        keys = [(text[start:end] if spaces else text[start:end].rstrip(" "), levels[start] & 1) for start, end in items]
+        keys = [(text[start:end], levels[start] & 1) for start, end in items]
+        if not keep_spaces:
+            keys = [(part.strip(" "), rtl) for part, rtl in keys]
         pieces = [cache[key] for key in keys]
         metrics = {piece.kind >> _METRICS_SHIFT for piece in pieces}
         if len(metrics) > 1:
             baseline = self._common_baseline(metrics)
             pieces = [cache[(*key, baseline)] for key in keys]
-        flags = 0
-        for piece in pieces:
-            flags |= piece.kind
-        return Line([pieces[i] for i in order], [items[i][0] for i in order], flags & 7), order
+        return line_of([pieces[i] for i in order], [items[i][0] for i in order])
 
     def _common_baseline(self, metrics: Iterable[int]) -> int:
-        ascents, descents = zip(*(self._metrics[index] for index in metrics), strict=True)
+        ascents, descents = zip(*(self._metrics[index] for index in metrics))
         return self.baseline(max(ascents), max(descents))
 
     # ---- pieces -----------------------------------------------------------------------------------------------------
 
     def _build(self, key: str | tuple[str, int] | tuple[str, int, int]) -> Piece:
         """A piece: text left to right where it may be; (text, is right to left); (text, direction, baseline)."""
-        if isinstance(key, str):
-            if needs_bidi(key):
-                return Piece(b"", BIDI, len(key), b"")
-            return self.draw(key, 0, None)
-        return self.draw(*key) if len(key) == 3 else self.draw(*key, None)
+        if not isinstance(key, str):
+            return self.draw(*key) if len(key) == 3 else self.draw(*key, None)
+        if self._simple(key):
+            return self._shelled(key) or self.draw(key, 0, None)
+        if needs_bidi(key):
+            return Piece(b"", BIDI, len(key), b"")
+        if len(key) > 1 and self.splits_at_spaces and ALONE.search(key) and len(_TOKENS.findall(key)) > 1:
+            return Piece(b"", _CUT, len(key), b"")
+        return self.draw(key, 0, None)
+
+    def _shelled(self, token: str) -> Piece | None:
+        """A word with punctuation from the word without, where the font does not kern between them; else None.
+
+        Most words of a text that are new are known words with another comma.
+        """
+        parts = _SHELL.fullmatch(token)
+        if parts is None:
+            return None
+        left, core, right, space = parts.groups()
+        if not (left or right) or not space:
+            return None
+        # the word is kept with the space after it, which is how it stands in texts; the space is cut off again
+        known = self.cache[core + " "]
+        width = len(known.strip) - self._space_bytes
+        if known.after or not self._space_bytes or not known.strip.endswith(self._space_strip):
+            return None
+        strip, spans, before = known.strip[:width], known.spans[:-8], known.before
+        if left:
+            opening = self.cache[left]
+            if known.before or opening.after or not self._may_part(left[-1], core[0]):
+                return None
+            strip, spans, before = opening.strip + strip, opening.spans + spans, opening.before
+        closing = self.cache[right + space]
+        if closing.before or (right and not self._may_part(core[-1], right[0])):
+            return None
+        flags = (OVERHANG if before or closing.after else 0) | known.kind >> _METRICS_SHIFT << _METRICS_SHIFT
+        return Piece(strip + closing.strip, flags, len(token), spans + closing.spans, (), before, closing.after)
+
+    def _may_part(self, a: str, b: str) -> bool:
+        """Whether two characters side by side are drawn as each by itself."""
+        known = self._parting.get(a + b)
+        if known is None:
+            face = self.chain.faces[0]
+            pair, first, second = (face.shape(text, "Latn", False) for text in (a + b, a, b))
+            apart = [glyph._replace(cluster=0) for glyph in (*first, *second)]
+            known = self._parting[a + b] = [glyph._replace(cluster=0) for glyph in pair] == apart
+        return known
 
     def _build_word(self, word: Callable[..., Piece], key: str | tuple[str, int]) -> Piece:
         """A word by the layout's rule: text left to right where it may be, or (text, is right to left)."""
@@ -231,7 +305,7 @@ class Typesetter:
             baseline = self.baseline(*self._metrics[index])
         placed, spans, width, missing = self._shape(text, runs, rtl)
         strip, before, after = self._ink_of(placed, width, baseline)
-        flags = (MISSING if missing else 0) | (OVERHANG if before or after else 0)
+        flags = (MISSING if missing else 0) | (OVERHANG if before or after else 0) | (RTL if rtl else 0)
         return Piece(strip, index << _METRICS_SHIFT | flags, length, spans, missing, before, after)
 
     def _shape(
@@ -240,30 +314,35 @@ class Typesetter:
         """Placed glyphs, spans of clusters, width and missing characters of runs of one direction."""
         placed: list[_Placed] = []
         missing: list[tuple[int, str]] = []
-        spans: list[int] = []
+        starts: list[int] = []
+        columns: list[int] = []
         x = 0
         for run in reversed(runs) if rtl else runs:
             face, first, part = run.face, run.start, text[run.start : run.end]
             if face < 0:
                 face = self.chain.missing
                 missing += [(first + i, character) for i, character in enumerate(part)]
-            glyphs = self._glyphs(part, run, face, bool(rtl))
-            starts = sorted({glyph[1] for glyph in glyphs})
-            ends = dict(zip(starts, [*starts[1:], len(part)]))
             at = -1
-            for glyph, cluster, advance, right, up in glyphs:
+            for glyph, cluster, advance, right, up in self._glyphs(part, run, face, bool(rtl)):
                 if cluster != at:
                     at = cluster
-                    spans += (first + at, first + ends[at], x, x)
+                    starts.append(first + cluster)
+                    columns.append(advance)
+                else:
+                    columns[-1] += advance
                 placed.append((face, glyph, x + right, up))
                 x += advance
-                spans[-1] = x
-        return placed, array("i", spans).tobytes(), x, tuple(missing)
+        # clusters are whole and in order, so each ends where the next one in the text begins
+        ends = [len(text), *starts[:-1]] if rtl else [*starts[1:], len(text)]
+        spans = array("i", [number for start, end, width in zip(starts, ends, columns) for number in (end - start, width)])
+        return placed, spans.tobytes(), x, tuple(missing)
 
-    def _glyphs(self, part: str, run: Run, face: int, rtl: bool) -> list[Glyph]:
+    def _glyphs(self, part: str, run: Run, face: int, rtl: bool) -> Sequence[tuple[int, int, int, int, int]]:
         font = self.chain.faces[face]
-        if run.face >= 0 or not isinstance(font, FontFile):
+        if not isinstance(font, FontFile):
             return font.shape(part, run.script, rtl)
+        if run.face >= 0:
+            return font.place(part, run.script, rtl)
         # glyph 0 for each cluster, also for characters that the font maps to something invisible
         ends = boundaries(part)
         advance = font.shape("\uffff", None, False)[0].advance
@@ -290,7 +369,7 @@ class Typesetter:
             ink = Bitmap(*colored) if colored else font.bitmap(glyph)
             self._inks[face, glyph] = ink
             self._cell_bytes += ink.coverage.size + 200
-            if self._cell_bytes > 8 << 20:
+            if self._cell_bytes > _GLYPH_BYTES:
                 self._inks, self._cells, self._cell_bytes = {}, {}, 0
         return ink
 
@@ -379,7 +458,7 @@ class Typesetter:
             flags |= piece.kind
             if piece.missing:
                 missing += [(place + start, character) for place, character in piece.missing]
-        spans = _joined_spans(parts)
+        spans = _joined_spans(parts, width, size)
         end, chunks = 0, []
         for piece, x, _ in parts:
             if x < end or piece.kind & OVERHANG:
@@ -389,7 +468,7 @@ class Typesetter:
         else:
             if end <= width:
                 strip = b"".join((*chunks, blank((width - end) * size)))
-                return Piece(strip, flags & MISSING, length, spans, tuple(missing))
+                return Piece(strip, flags & (MISSING | RTL), length, spans, tuple(missing))
         right = max([0, *(x + (len(piece.strip) + len(piece.after)) // size for piece, x, _ in parts)])
         left = max([0, *(len(piece.before) // size - x for piece, x, _ in parts)])
         columns = np.full((left + max(width, right), size), PAPER, np.uint8)
@@ -397,22 +476,23 @@ class Typesetter:
             ink = piece.before + piece.strip + piece.after
             merge(columns, ink, left + x - len(piece.before) // size, own_layout=True)
         before, after = _if_inked(columns[:left].tobytes()), _if_inked(columns[left + width :].tobytes())
-        kind = flags & MISSING | (OVERHANG if before or after else 0)
+        kind = flags & (MISSING | RTL) | (OVERHANG if before or after else 0)
         strip = columns[left : left + width].tobytes()
         return Piece(strip, kind, length, spans, tuple(missing), before, after)
 
 
-def _joined_spans(parts: Sequence[tuple[Piece, int, int]]) -> bytes:
-    spans: list[int] = []
-    for piece, x, start in parts:
-        quads = memoryview(piece.spans).cast("i")
-        if len(quads) == 4:
-            a, b, c, d = quads
-            spans += (a + start, b + start, c + x, d + x)
-        else:
-            for i in range(0, len(quads), 4):
-                spans += (quads[i] + start, quads[i + 1] + start, quads[i + 2] + x, quads[i + 3] + x)
-    return array("i", spans).tobytes()
+def _joined_spans(parts: Sequence[tuple[Piece, int, int]], width: int, size: int) -> bytes:
+    """Spans of pieces at given columns; columns between two pieces count to the cluster before them."""
+    if not any(piece.spans for piece, _, _ in parts):
+        return b""
+    edges = [x for _, x, _ in parts[1:]] + [width]
+    joined, end = array("i"), 0
+    for (piece, _, _), edge in zip(parts, edges):
+        joined.frombytes(piece.spans)
+        if joined:
+            joined[-1] += edge - end - len(piece.strip) // size
+            end = edge
+    return joined.tobytes()
 
 
 def _add_ink(paper: np.ndarray, ink: np.ndarray) -> None:
@@ -493,14 +573,12 @@ def _reaches_over_spaces(face: object) -> bool:
     if not letters or not space:
         return False
     by_script: dict[str | None, list[str]] = {}
-    from render.scripts import script_of
-
     for letter in letters:
         by_script.setdefault(script_of(letter), []).append(letter)
     for script, members in by_script.items():
         row = face.shape(" ".join(members) + " ", script, False)
-        alone = [(glyph.id, glyph.advance) for letter in members for glyph in [*face.shape(letter, script, False), *space]]
-        if [(glyph.id, glyph.advance) for glyph in row] != alone:
+        alone = [glyph for letter in members for glyph in [*face.shape(letter, script, False), *space]]
+        if [(glyph.id, glyph.advance) for glyph in row] != [(glyph.id, glyph.advance) for glyph in alone]:
             return True
     return False
 

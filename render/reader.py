@@ -28,7 +28,8 @@ from render.fonts import FontFile
 from render.layouts.adaptive import _HANGUL, _JOINING
 from render.pieces import ALONE
 from render.reading.arcs import Arcs
-from render.reading.clusters import Drawn, characters_of, default_scripts, lines_of, shape_line
+from render.reading.clusters import Drawn, characters_of, default_scripts, lines_of, rarity, shape, shape_line
+from render.reading.exact import Lanes, find_exact
 from render.reading.order import logical_orders, text_in_order
 from render.reading.search import Found, Rules, Settings, search
 from render.renderer import Renderer
@@ -107,6 +108,9 @@ class Reader:
         self._loose = any(cluster.rtl for cluster in self._drawn)
         self._arcs: dict[int | None, Arcs] = {}
         self._kerning: dict[tuple[int | None, int], list[tuple[int, np.ndarray | None]]] = {}
+        self._lanes: dict[int | None, tuple[Lanes, list[int]]] = {}
+        self._kerns: dict[int, bool] = {}
+        self._pairs: dict[tuple[str, int, str, int], int | None] = {}
         self._kinds: dict[int | None, np.ndarray] = {}
 
     def __reduce__(self):
@@ -187,6 +191,13 @@ class Reader:
         rules = Rules(edges, unit, pad, self._apart, config.layout == "adaptive", self._loose)
         if not ink.any():
             return "", Found([], 0.0), next(iter(self._pictures().values()))[1]
+        for baseline, (_, arcs) in self._pictures().items():
+            lanes, kinds = self._lanes_of(baseline, arcs)
+            exact = find_exact(lanes, ink, pad, last, rules, functools.partial(self._moves_by, arcs), kinds, fits_end)
+            if exact is not None:
+                found = Found(exact, 0.0)
+                text = self._text(arcs, found, ink, fits_end)
+                return text, Found([_shifted(node, first) for node in exact], 0.0), arcs
         clean = Settings(margin=3.0, keep=8, most=32, price=1e-4)
         best: tuple[float, int | None, Arcs, Found] | None = None
         for baseline, (_, arcs) in self._pictures().items():
@@ -317,6 +328,62 @@ class Reader:
             self._kinds[baseline] = np.array([_kind(members[0].text) for members in arcs.members], np.int8)
         return self._kinds[baseline]
 
+    def _lanes_of(self, baseline: int | None, arcs: Arcs) -> tuple[Lanes, list[int]]:
+        if baseline not in self._lanes:
+            kerns = not self._apart and any(self._face_kerns(face) for face in set(arcs.face.tolist()))
+            self._lanes[baseline] = Lanes(arcs, kerns), self._kinds_of(baseline, arcs).tolist()
+        return self._lanes[baseline]
+
+    def _face_kerns(self, face: int) -> bool:
+        """Whether a font moves some common pair closer or apart."""
+        if face not in self._kerns:
+            font = self._chain.faces[face]
+            kerned = False
+            if isinstance(font, FontFile):
+                drawn = [c for c in self._drawn if c.face == face and len(c.text) == 1 and not c.rtl]
+                drawn.sort(key=lambda cluster: rarity(cluster.text))
+                own = {cluster.text: sum(glyph.advance for glyph in cluster.glyphs) for cluster in drawn[:100]}
+                by_script: dict[str, list[str]] = {}
+                for text in own:
+                    by_script.setdefault(script_of(text) or "Latn", []).append(text)
+                for script, letters in by_script.items():
+                    pairs = [a + b for a, b in product(letters, letters) if " " not in (a, b)]
+                    expected = sum(own[pair[0]] + own[pair[1]] for pair in pairs)
+                    glyphs = shape(font, "".join(pair + "\n" for pair in pairs), script, False)
+                    spacing = sum(glyph.advance for glyph in shape(font, "\n", script, False)) * len(pairs)
+                    kerned |= sum(glyph.advance for glyph in glyphs) != expected + spacing
+            self._kerns[face] = kerned
+        return self._kerns[face]
+
+    def _moves_by(self, arcs: Arcs, arc: int, other: int) -> int | None:
+        """By how many px an arc moves another that follows it; None if they melt into something else."""
+        for member in arcs.members[arc]:
+            for partner in arcs.members[other]:
+                found = self._pair(member, partner)
+                if found is not None:
+                    return found
+        return None
+
+    def _pair(self, member: Drawn, partner: Drawn) -> int | None:
+        key = (member.text, member.face, partner.text, partner.face)
+        if key not in self._pairs:
+            self._pairs[key] = self._ask_pair(member, partner)
+        return self._pairs[key]
+
+    def _ask_pair(self, member: Drawn, partner: Drawn) -> int | None:
+        if member.rtl or partner.rtl or member.text == " " or not self._face_kerns(member.face):
+            return 0
+        if partner.text == " ":
+            return 0 if partner.face == member.face else None
+        one, other = script_of(member.text[0]), script_of(partner.text[0])
+        if member.face != partner.face or (one and other and one != other) or (one or other or "Latn") not in _KERNED:
+            return 0
+        glyphs = shape(self._chain.faces[member.face], member.text + partner.text, one or other, False)
+        if all(glyph.cluster != len(member.text) for glyph in glyphs):
+            return None
+        moved = sum(glyph.advance for glyph in glyphs if glyph.cluster < len(member.text))
+        return moved - sum(glyph.advance for glyph in member.glyphs)
+
     def _kern(self, baseline: int | None, arcs: Arcs, arc: int) -> list[tuple[int, np.ndarray | None]]:
         """By how many px an arc moves the next one, and which arcs it moves so."""
         key = (baseline, arc)
@@ -333,7 +400,7 @@ class Reader:
         for member in arcs.members[arc]:
             font = self._chain.faces[member.face]
             own_script = script_of(member.text[0])
-            if member.rtl or member.text == " " or not isinstance(font, FontFile):
+            if member.rtl or member.text == " " or not self._face_kerns(member.face):
                 return [(0, None)]
             pairs: dict[str | None, list[tuple[int, str]]] = {}
             for other, partners in enumerate(arcs.members):
@@ -350,7 +417,7 @@ class Reader:
                 text = " ".join(member.text + other for _, other in partners)
                 advances = np.zeros(len(text) + 1, np.int32)
                 begins = np.zeros(len(text) + 1, bool)
-                glyphs = font.shape(text, script, False)
+                glyphs = shape(font, text, script, False)
                 places = np.fromiter((glyph.cluster for glyph in glyphs), np.int32, len(glyphs))
                 np.add.at(advances, places, np.fromiter((glyph.advance for glyph in glyphs), np.int32, len(glyphs)))
                 begins[places] = True

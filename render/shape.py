@@ -11,8 +11,6 @@ import numpy as np
 import uharfbuzz as hb
 from PIL import Image
 
-from render.face import Glyph
-
 _UNITS = 1024  # to a pixel
 _HALF = _UNITS // 2
 
@@ -39,8 +37,11 @@ class Shaper:
         """Code points that have a glyph."""
         return frozenset(self._characters)
 
-    def shape(self, text: str, script: str | None, rtl: bool) -> list[Glyph]:
-        """Place the glyphs of one run, in visual order; clusters count the characters of `text`."""
+    def place(self, text: str, script: str | None, rtl: bool) -> list[tuple[int, int, int, int, int]]:
+        """Place the glyphs of one run, in visual order: the fields of Glyph; clusters count the characters of `text`.
+
+        Plain tuples: this runs for every new word, and naming the fields would double its time.
+        """
         buffer = self._buffer
         buffer.reset()
         # code points, not a string: a lone surrogate is a character like any other here
@@ -51,14 +52,14 @@ class Shaper:
         buffer.language = "en"  # a fixed one: the default would be this machine's
         hb.shape(self._font, buffer)
         return [
-            Glyph(
+            (
                 info.codepoint,
                 info.cluster,
                 (position.x_advance + _HALF) // _UNITS,
                 (position.x_offset + _HALF) // _UNITS,
                 (position.y_offset + _HALF) // _UNITS,
             )
-            for info, position in zip(buffer.glyph_infos or (), buffer.glyph_positions or (), strict=True)
+            for info, position in zip(buffer.glyph_infos or (), buffer.glyph_positions or ())
         ]
 
     @property

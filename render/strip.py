@@ -5,14 +5,13 @@ column. Which characters stand on which patch is worked out when it is first ask
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
-from render.pieces import MISSING, OVERHANG, Line, blank, merge
+from render.pieces import MISSING, OVERHANG, RTL, Line, blank, merge
 
 
 class Missing(NamedTuple):
@@ -39,7 +38,7 @@ class Geometry:
 class Strip:
     """One rendered text (or pair, or list of words), from its first column to the end patch."""
 
-    __slots__ = ("_char_spans", "_columns", "_geometry", "_lines", "_missing", "drawn", "separators", "word_starts")
+    __slots__ = ("_char_spans", "_clusters", "_columns", "_geometry", "_lines", "_missing", "_word_starts", "drawn", "separators")
 
     def __init__(
         self,
@@ -47,18 +46,27 @@ class Strip:
         columns: np.ndarray,
         lines: list[tuple[int, Line, int, int]],
         separators: tuple[int, ...],
-        word_starts: np.ndarray | None,
+        word_starts: Sequence[int] | Callable[[], Sequence[int]] | None,
         drawn: tuple[int, ...],
     ):
         self._geometry, self._columns, self._lines = geometry, columns, lines
         self._char_spans: np.ndarray | None = None
+        self._clusters: np.ndarray | None = None
         self._missing: tuple[Missing, ...] | None = None
         # Patches that are black all over; the last one ends the strip.
         self.separators = separators
-        # int32 [words + 1], the first patch of each word and then the end patch; None where words share patches.
-        self.word_starts = word_starts
+        self._word_starts = word_starts
         # How many characters of each text (how many words of a list) the strip holds.
         self.drawn = drawn
+
+    @property
+    def word_starts(self) -> np.ndarray | None:
+        """int32 [words + 1], from left to right the first patch of each word, then the patch after the last one.
+
+        None where words share patches, and for pairs.
+        """
+        starts = self._word_starts
+        return None if starts is None else np.array(starts() if callable(starts) else starts, np.int32)
 
     @property
     def num_patches(self) -> int:
@@ -95,56 +103,44 @@ class Strip:
 
     def clusters(self) -> np.ndarray:
         """int32 [clusters, 5]: text, first character, end, first column, end column; from left to right."""
-        found = [np.zeros((0, 5), np.int32)]
-        for text, line, x, first in self._lines:
-            starts = line.starts or list(accumulate((piece.length for piece in line.pieces), initial=0))
-            for piece, start in zip(line.pieces, starts, strict=False):
-                quads = np.frombuffer(piece.spans, np.int32).reshape(-1, 4)
-                rows = np.empty((len(quads), 5), np.int32)
-                rows[:, 0] = text
-                rows[:, 1:3] = quads[:, :2] + (start + first)
-                rows[:, 3:] = quads[:, 2:] + x
-                found.append(rows)
-                x += len(piece.strip) // self._geometry.column_bytes
-        return np.concatenate(found)
+        if self._clusters is None:
+            found = [_clusters_of(*line, self._geometry.column_bytes) for line in self._lines]
+            self._clusters = np.concatenate(found) if found else np.zeros((0, 5), np.int32)
+        return self._clusters
 
     def _spans_of_patches(self) -> np.ndarray:
-        width = self._geometry.patch_width
-        spans = np.full((self.num_patches, 3), -1, np.int32)
+        width, count = self._geometry.patch_width, self.num_patches
         clusters = self.clusters()
-        clusters = clusters[clusters[:, 3] < len(self._columns)]
-        first_patch = clusters[:, 3] // width
-        last_patch = np.maximum(clusters[:, 4] - 1, clusters[:, 3]) // width
-        for (text, start, end, _, _), first, last in zip(
-            clusters.tolist(), first_patch.tolist(), last_patch.tolist(), strict=True
-        ):
-            for patch in range(first, min(last, len(spans) - 1) + 1):
-                row = spans[patch]
-                if row[0] < 0:
-                    row[:] = text, start, end
-                else:
-                    row[1:] = min(row[1], start), max(row[2], end)
-        black = set(self.separators)
-        text = place = 0
-        for patch, row in enumerate(spans):
-            if patch in black:
-                row[:] = -1
-                text, place = text + 1, 0
-            elif row[0] < 0:
-                row[:] = text, place, place
-            else:
-                place = int(row[2])
+        clusters = clusters[clusters[:, 3] < count * width]
+        first = clusters[:, 3] // width
+        last = np.minimum(np.maximum(clusters[:, 4] - 1, clusters[:, 3]) // width, count - 1)
+        # one row for each patch that a cluster reaches
+        times = last - first + 1
+        rows = np.repeat(np.arange(len(clusters)), times)
+        patches = np.repeat(first - np.cumsum(times) + times, times) + np.arange(len(rows))
+        starts = np.full(count, np.iinfo(np.int32).max, np.int32)
+        ends = np.full(count, -1, np.int32)
+        np.minimum.at(starts, patches, clusters[rows, 1])
+        np.maximum.at(ends, patches, clusters[rows, 2])
+        black = np.zeros(count, bool)
+        black[list(self.separators)] = True
+        spans = np.stack([np.cumsum(black) - black, starts, ends], 1).astype(np.int32)
+        spans[black] = -1
+        place = 0
+        for patch in np.flatnonzero(ends < 0).tolist():  # nothing stands there: the place after what stands before
+            if not black[patch]:
+                place = spans[patch - 1, 2] if patch and not black[patch - 1] else 0
+                spans[patch, 1:] = place
         return spans
 
     @property
     def missing(self) -> tuple[Missing, ...]:
-        """Characters that no font has, in the order of the text."""
+        """Characters that no font has, in the order of the text; also those right of the end patch that were cut off."""
         if self._missing is None:
             found = []
             for text, line, _, first in self._lines:
                 if line.flags & MISSING:
-                    starts = line.starts or accumulate((piece.length for piece in line.pieces), initial=0)
-                    for piece, start in zip(line.pieces, starts, strict=False):
+                    for piece, start in zip(line.pieces, line.first_characters()):
                         found += [Missing(text, first + start + place, c) for place, c in piece.missing]
             self._missing = tuple(sorted(found))
         return self._missing
@@ -160,19 +156,44 @@ class Strip:
             self._lines = [
                 (which, line, x, first + offset if which == text else first) for which, line, x, first in self._lines
             ]
-            self._char_spans = self._missing = None
+            self._char_spans = self._clusters = self._missing = None
 
     def __reduce__(self):
-        # spans are worked out here: the pieces that they come from stay with the renderer that made them
-        state = (self.char_spans, self.missing)
+        # where the clusters are is worked out here: the pieces that it comes from stay with the renderer
         made = (self._geometry, self._columns, [], self.separators, self.word_starts, self.drawn)
-        return _unpickled, (made, state)
+        return _unpickled, (made, self.clusters(), self.missing)
 
 
-def _unpickled(made: tuple, state: tuple) -> Strip:
+def _unpickled(made: tuple, clusters: np.ndarray, missing: tuple[Missing, ...]) -> Strip:
     strip = Strip(*made)
-    strip._char_spans, strip._missing = state
+    strip._clusters, strip._missing = clusters, missing
     return strip
+
+
+def _clusters_of(text: int, line: Line, x: int, first: int, size: int) -> np.ndarray:
+    """Rows of `Strip.clusters` of one line that starts at column x and at a character of its text."""
+    pieces = line.pieces
+    pairs = np.frombuffer(b"".join([piece.spans for piece in pieces]), np.int32).reshape(-1, 2)
+    rows = np.empty((len(pairs), 5), np.int32)
+    rows[:, 0] = text
+    counts = np.array([len(piece.spans) for piece in pieces], np.int64) // 8
+    drawn = [len(piece.strip) // size for piece in pieces]
+    columns = np.cumsum(pairs[:, 1])
+    # pieces may be wider than their clusters (an empty patch); then each begins where the one before it ends
+    begins = x + np.cumsum([0, *drawn[:-1]]) if pieces else np.zeros(0, np.int64)
+    owner = np.repeat(np.arange(len(pieces)), counts)
+    heads = np.cumsum(counts) - counts
+    before = np.concatenate([[0], columns])[heads]
+    rows[:, 4] = columns - before[owner] + begins[owner]
+    rows[:, 3] = rows[:, 4] - pairs[:, 1]
+    starts = np.asarray(line.first_characters(), np.int64) + first
+    characters = np.cumsum(pairs[:, 0])
+    behind = characters - np.concatenate([[0], characters])[heads][owner]  # characters of the piece up to this cluster
+    rtl = np.array([bool(piece.kind & RTL) for piece in pieces], bool)[owner]
+    totals = np.bincount(owner, pairs[:, 0], len(pieces)).astype(np.int64)[owner]
+    rows[:, 2] = starts[owner] + np.where(rtl, totals - behind + pairs[:, 0], behind)
+    rows[:, 1] = rows[:, 2] - pairs[:, 0]
+    return rows
 
 
 class Draft:
@@ -186,7 +207,7 @@ class Draft:
         self.geometry, self.limit, self.clips = geometry, limit, clips
         self.overflows = False
         self.end = 0  # column of the end patch
-        self.word_starts: list[int] | None = None  # patches
+        self.word_starts: Sequence[int] | Callable[[], Sequence[int]] | None = None  # patches
         self.num_words: int | None = None  # of a list, how many are drawn
         self._parts: list[bytes] = []
         self._width = 0
@@ -239,9 +260,8 @@ class Draft:
                 _merge_overhang(columns, line, x, size)
         for x in self._black:
             columns[x : x + patch] = 0
-        starts = None if self.word_starts is None else np.array(self.word_starts, np.int32)
         separators = tuple(sorted({x // patch for x in self._black}))
-        return Strip(geometry, columns, self._lines, separators, starts, drawn)
+        return Strip(geometry, columns, self._lines, separators, self.word_starts, drawn)
 
     def _advance_to(self, x: int) -> None:
         size = self.geometry.column_bytes

@@ -10,31 +10,33 @@ two. What a pair is made of:
   space after a word is a cluster like any other, and text can be read back.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
-from render.bidi import mostly_rtl
+from render.bidi import mostly_rtl, needs_bidi
 from render.graphemes import boundaries
-from render.pieces import Line, Piece, Typesetter
+from render.pieces import BIDI, Line, Piece, Typesetter, line_of
 from render.strip import Draft
+
+_WORD = re.compile(r"\S+")
 
 
 def text(setter: Typesetter, draft: Draft, text: str) -> None:
     """One text."""
     if _is_original(setter):
-        words = text.split()
-        _lay_original(setter, draft, words, 0, 0, mostly_rtl(text), reorder=True)
+        _lay_original(setter, draft, text.split(), 0, 0, _turns(text), _places(text))
     else:
-        draft.end = lay_units(setter, draft, text, 0, 0)
+        draft.end = draft.edge(lay_units(setter, draft, text, 0, 0))
 
 
 def pair(setter: Typesetter, draft: Draft, first: str, second: str) -> None:
     """Two texts with a black patch between them."""
     if _is_original(setter):
-        rtl = mostly_rtl(first + second)
-        _lay_original(setter, draft, first.split(), 0, 0, rtl, reorder=True)
-        start = draft.separator(draft.edge(draft.end))
-        _lay_original(setter, draft, second.split(), start, 1, rtl, reorder=True)
-        draft.end = draft.edge(draft.end)
+        rtl = _turns(first + second)
+        _lay_original(setter, draft, first.split(), 0, 0, rtl, _places(first))
+        start = draft.separator(draft.end)
+        _lay_original(setter, draft, second.split(), start, 1, rtl, _places(second))
     else:
         start = draft.separator(draft.edge(lay_units(setter, draft, first, 0, 0)))
         draft.end = draft.edge(lay_units(setter, draft, second, start, 1))
@@ -44,7 +46,7 @@ def pair(setter: Typesetter, draft: Draft, first: str, second: str) -> None:
 def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
     """A list of words, from left to right in the order given."""
     if _is_original(setter):
-        _lay_original(setter, draft, words, 0, 0, mostly_rtl("".join(words)), reorder=False)
+        _lay_original(setter, draft, words, 0, 0, _turns("".join(words)), None)
         return
     lay_words(setter, draft, words, "" if setter.config.word_gap == "none" else " ")
 
@@ -63,20 +65,38 @@ def _is_original(setter: Typesetter) -> bool:
     return setter.config.word_gap == "none" and setter.config.unit == "code-point"
 
 
+def _turns(text: str) -> bool:
+    return not text.isascii() and needs_bidi(text) and mostly_rtl(text)
+
+
+def _places(text: str) -> Callable[[], Sequence[int]]:
+    return lambda: [match.start() for match in _WORD.finditer(text)]
+
+
 # ---- grapheme clusters, also of the layout `adaptive` ----------------------------------------------------------------
 
 
 def lay_units(setter: Typesetter, draft: Draft, text: str, x: int, which: int) -> int:
     """Words of a text from column x on, in visual order. Returns the column after them."""
     alone = setter.config.layout == "adaptive"
-    line, firsts = setter.word_line(text, spaces=setter.config.word_gap == "space", alone=alone)
-    draft.add(line, x, which)
-    starts, size = [x], setter.column_bytes
+    line = setter.word_line(text, spaces=setter.config.word_gap == "space", alone=alone)
+    end = draft.add(line, x, which)
+    draft.word_starts = lambda: _starts_of_words(draft, line, text, x, end)
+    return end
+
+
+def _starts_of_words(draft: Draft, line: Line, text: str, x: int, end: int) -> list[int]:
+    """Patches of the pieces that begin a word of the text, from left to right, and the patch after the last."""
+    words = {match.start() for match in _WORD.finditer(text)}
+    edges = [x]
     for piece in line.pieces:
-        starts.append(starts[-1] + len(piece.strip) // size)
-    begins = [i for i, first in enumerate(firsts) if first]
-    draft.word_starts = [starts[i] // draft.geometry.patch_width for i in [*begins, -1]] if begins else [0, 0][:1]
-    return starts[-1]
+        edges.append(edges[-1] + len(piece.strip) // draft.geometry.column_bytes)
+    begins = []
+    for piece, first, edge in zip(line.pieces, line.first_characters(), edges):
+        # a piece may begin with the space that stands left of a word
+        if not words.isdisjoint(range(first, first + piece.length)):
+            begins.append(edge)
+    return [edge // draft.geometry.patch_width for edge in [*begins, end]]
 
 
 def lay_words(setter: Typesetter, draft: Draft, words: Sequence[str], gap: str) -> None:
@@ -86,7 +106,7 @@ def lay_words(setter: Typesetter, draft: Draft, words: Sequence[str], gap: str) 
         if draft.is_full(x):
             break
         token = word + (gap if i + 1 < len(words) else "")
-        line, _ = setter.word_line(token, spaces=True, alone=setter.config.layout == "adaptive")
+        line = setter.word_line(token, spaces=True, alone=setter.config.layout == "adaptive")
         x = draft.add(line, x, 0, first)
         first += len(word) + 1
         starts.append(x // draft.geometry.patch_width)
@@ -124,28 +144,27 @@ def _original_word(setter: Typesetter, token: str, rtl: int) -> Piece:
 
 
 def _lay_original(
-    setter: Typesetter, draft: Draft, words: Sequence[str], x: int, which: int, rtl: bool, reorder: bool
+    setter: Typesetter,
+    draft: Draft,
+    words: Sequence[str],
+    x: int,
+    which: int,
+    rtl: bool,
+    starts: Callable[[], Sequence[int]] | None,
 ) -> None:
+    """Words from column x on. starts: index of each in its text; None for a list, whose words keep their order."""
     size, patch = setter.column_bytes, draft.geometry.patch_width
-    firsts, place = [], 0
-    for word in words:
-        firsts.append(place)
-        place += len(word) + 1
-    order = list(range(len(words)))
-    if rtl and reorder:
-        order.reverse()
-    pieces = [setter.words[words[i], int(rtl)] for i in order] if rtl else [setter.words[words[i]] for i in order]
-    starts = [x]
-    for piece in pieces:
-        starts.append(starts[-1] + len(piece.strip) // size)
-    kept = len(pieces)
-    if draft.clips and starts[-1] > draft.limit and kept:
+    order = range(len(words) - 1, -1, -1) if rtl and starts else range(len(words))
+    line = line_of([setter.words[words[i], 1] for i in order]) if rtl else line_of([setter.words[w] for w in words])
+    if line.flags & BIDI:  # a few letters from right to left do not turn a text round: they stand in its order
+        line = line_of([setter.words[word, 0] for word in words])
+    edges = [x, *accumulate([len(piece.strip) // size for piece in line.pieces], initial=x)][1:]
+    kept = len(words)
+    if draft.clips and edges[-1] > draft.limit and kept:
         # one word more than needed goes when only the last one is too long, and the first always stays (specs 1.4)
-        fitting = [i for i in range(kept - 1) if starts[i] <= draft.limit]
+        fitting = [i for i in range(kept - 1) if edges[i] <= draft.limit]
         kept = max(1, fitting[-1] if fitting else 1)
-    flags = 0
-    for piece in pieces[:kept]:
-        flags |= piece.kind
-    draft.add(Line(pieces[:kept], [firsts[i] for i in order[:kept]], flags & 7), x, which)
-    draft.word_starts = [start // patch for start in starts[: kept + 1]]
-    draft.end, draft.num_words = draft.edge(starts[kept]), kept
+    places = starts or (lambda: list(accumulate([len(word) + 1 for word in words], initial=0))[:-1])
+    draft.add(line._replace(pieces=line.pieces[:kept], starts=lambda: [places()[i] for i in order[:kept]]), x, which)
+    draft.word_starts = [edge // patch for edge in edges[: kept + 1]]
+    draft.end, draft.num_words = draft.edge(edges[kept]), kept

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from render.bidi import levels as bidi_levels
 from render.errors import RenderError
-from render.face import Glyph
+from render.face import Face, Glyph
 from render.fonts import Chain, FontFile, is_ignorable
 from render.itemize import SPACES, itemize
 from render.scripts import script_of
@@ -192,6 +192,11 @@ def _is_independent_vowel(character: str) -> bool:
     return letter in {"A", "AA", "I", "II", "U", "UU", "E", "EE", "AI", "O", "OO", "AU", "VOCALIC R", "VOCALIC RR", "VOCALIC L", "VOCALIC LL", "CANDRA E", "SHORT E", "CANDRA O", "SHORT O", "CANDRA A", "SHORT A"}
 
 
+def shape(face: Face, text: str, script: str | None, rtl: bool) -> list[Glyph]:
+    """The glyphs of a run, by name: faces may give plain tuples."""
+    return [Glyph(*glyph) for glyph in face.shape(text, script, rtl)]
+
+
 def shape_line(line: str, chain: Chain, base: str) -> Iterator[Drawn]:
     """The clusters of a line, shaped as the renderer shapes its words, in no particular order. base: as of bidi.levels."""
     line = SPACES.sub(" ", line)
@@ -201,7 +206,7 @@ def shape_line(line: str, chain: Chain, base: str) -> Iterator[Drawn]:
         if run.face < 0:
             continue
         part, rtl = line[run.start : run.end], bool(run.level & 1)
-        glyphs = chain.faces[run.face].shape(part, run.script, rtl)
+        glyphs = shape(chain.faces[run.face], part, run.script, rtl)
         starts = sorted({glyph.cluster for glyph in glyphs})
         ends = dict(zip(starts, [*starts[1:], len(part)], strict=True))
         groups: dict[int, list[Glyph]] = {}
@@ -220,7 +225,9 @@ def rarity(text: str) -> float:
 def _rarity(character: str) -> float:
     code = ord(character)
     if character.isascii():
-        return 0.0 if character.isalnum() or character in " .,'\"" else 1.0 if character in "-!?;:()" else 3.0
+        if character.isalpha():
+            return 0.1 * _LETTERS.index(character.lower()) + (0.5 if character.isupper() else 0.0)
+        return 0.5 if character.isdigit() or character in " .,'\"" else 1.0 if character in "-!?;:()" else 3.0
     if unicodedata.category(character)[0] == "M":
         return 2.0
     extra = 2.0 if unicodedata.normalize("NFKC", character) != character else 0.0
@@ -230,9 +237,10 @@ def _rarity(character: str) -> float:
     return 6.0 + extra
 
 
+_LETTERS = "etaoinshrdlcumwfgypbvkjxqz"  # the commonest first
 # everyday letters of each script before its historic ones; punctuation that typesetters put in
 _RARITY = [
-    (0x2018, 0x201D, 1.0), (0x2013, 0x2014, 1.5), (0x2026, 0x2026, 0.5), (0xC0, 0xFF, 3.0), (0x100, 0x17F, 4.0),
+    (0x2018, 0x201D, 1.0), (0x2013, 0x2014, 1.5), (0x2026, 0x2026, 6.0), (0xC0, 0xFF, 3.0), (0x100, 0x17F, 4.0),
     (0x391, 0x3C9, 2.5), (0x386, 0x3CE, 3.0), (0x410, 0x44F, 2.0), (0x401, 0x45F, 3.0), (0x490, 0x491, 3.0),
     (0x5D0, 0x5EA, 2.0), (0x621, 0x64A, 2.0), (0x900, 0x9FF, 2.0), (0xA00, 0xFFF, 2.0), (0x3041, 0x30FC, 2.0),
     (0x3001, 0x3002, 1.0), (0x4E00, 0x9FFF, 3.0), (0xAC00, 0xD7A3, 3.0), (0xFF01, 0xFF5E, 2.0), (0xA0, 0xBF, 4.0),

@@ -1,0 +1,219 @@
+"""The quick way for clean strips: a string of clusters that draws exactly these pixels, or nothing.
+
+Clean means equal, and equality needs no arithmetic on arrays. Columns are lanes of one large integer: laying a picture
+over a strip is a shift and an addition (for binary strips an "or"), comparing is one comparison, and pictures that can
+stand at a column are found in a table by its first columns. The search goes deep first, whole matches before those whose
+last columns a neighbour must still explain, and never looks twice at the same cluster at the same place. It gives up
+after a number of steps; then reading/search.py takes over, which also knows what is nearly right.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from render.reading.arcs import Arcs
+from render.reading.search import Node, Rules
+
+_PREFIXES = (8, 6, 4, 3, 2, 1)  # columns
+_MOST_STEPS = 3000
+KERN_REACH = 4  # px
+
+
+class Lanes:
+    """Pictures as integers, and the tables to find them by."""
+
+    def __init__(self, arcs: Arcs, kerns: bool):
+        self.arcs, self.kerns = arcs, kerns
+        height = arcs.flat.shape[1]
+        self.column_bytes = (height + 7) // 8 if arcs.binary else height
+        self.lane = 8 * self.column_bytes
+        packed = self.pack(arcs.flat)
+        size = self.column_bytes
+        self.pictures, prefixes = [], {k: {} for k in _PREFIXES}
+        boxes: dict[int, dict[int, list[int]]] = {}
+        self.before, self.advance = arcs.before.tolist(), arcs.advance.tolist()
+        self.after, self.rarity = arcs.after.tolist(), arcs.rarity.tolist()
+        self.merit = [-(3 + rarity) / advance for advance, rarity in zip(self.advance, self.rarity, strict=True)]
+        self.is_space, self.face = arcs.is_space.tolist(), arcs.face.tolist()
+        # columns before an advance that the next cluster may still change
+        self.reach = arcs.reach_before + (KERN_REACH if kerns else 0)
+        # first whole boxes, then those that kerning moves, then those of which a neighbour changes the last columns
+        self.last_stage = 2 if kerns else 1
+        for arc, (start, length) in enumerate(zip(arcs.start.tolist(), arcs.size.tolist(), strict=True)):
+            columns = packed[start * size : (start + length) * size]
+            self.pictures.append(int.from_bytes(columns, "little"))
+            sure = max(1, self.advance[arc] - self.reach)
+            k = next(k for k in _PREFIXES if k <= sure)
+            box = columns[self.before[arc] * size :]
+            box = columns[self.before[arc] * size :]
+            prefixes[k].setdefault(int.from_bytes(box[: k * size], "little"), []).append(arc)
+            width = self.advance[arc]
+            boxes.setdefault(width, {}).setdefault(int.from_bytes(box[: width * size], "little"), []).append(arc)
+        # pictures by the columns of their box, and by as many of its first columns as no neighbour can change
+        self.boxes, self.prefixes = (
+            [((1 << columns * self.lane) - 1, table) for columns, table in tables.items() if table]
+            for tables in (boxes, prefixes)
+        )
+        self.widest = max(self.advance, default=1)
+        self.shifts = sorted(range(-KERN_REACH, 3), key=abs) if kerns else [0]
+        self.starts = sorted(set(self.before))
+
+    def pack(self, ink: np.ndarray) -> bytes:
+        """Columns of ink, float32 [columns, rows], as bytes."""
+        if self.arcs.binary:
+            return np.packbits(ink > 0.5, axis=1, bitorder="little").tobytes()
+        return np.rint(ink * 255).astype(np.uint8).tobytes()
+
+
+def find_exact(
+    lanes: Lanes,
+    ink: np.ndarray,
+    first: int,
+    last: int,
+    rules: Rules,
+    moves_by: Callable[[int, int], int | None],
+    kinds: list[int],
+    fits_end: Callable[[int], bool],
+) -> list[Node] | None:
+    """Arcs that draw exactly this ink from column `first` to `last`, or None if none are found.
+
+    moves_by: px by which one arc moves another that follows it; None if they never stand so.
+    The other parameters are those of search.search.
+    """
+    size, lane, binary, arcs = lanes.column_bytes, lanes.lane, lanes.arcs.binary, lanes.arcs
+    shown = lanes.pack(ink) + bytes(size * (arcs.widest + 64))
+    reach, edges = lanes.reach, rules.edges
+
+    def window(start: int, end: int) -> int:
+        if start < 0:
+            return int.from_bytes(shown[: max(0, end) * size], "little") << -start * lane
+        return int.from_bytes(shown[start * size : end * size], "little")
+
+    def unit_end(end: int, arc: int) -> int:
+        after = 0 if rules.drawn_apart or arc < 0 else lanes.after[arc]
+        return first + -(-(end + after - first) // edges) * edges
+
+    # a state: end, arc, origin, parent, place in its unit, after a lone letter, base column, ink from there on, and
+    # whether a neighbour must still explain its last columns; no two such in a row, or nothing would ever be ruled out
+    root = (first, -1, first, None, 0, False, first - reach, 0, False)
+    stack: list[tuple] = [(root, 0)]
+    seen: set[tuple] = set()
+    steps = 0
+    while stack:
+        state, stage = stack.pop()
+        end, arc, _, _, place, _, base, drawn, _ = state
+        steps += 1
+        if steps > _MOST_STEPS:
+            return None
+        is_space = arc >= 0 and lanes.is_space[arc]
+        if stage == 0:
+            closes = unit_end(end, arc) if rules.unit else end
+            if fits_end(closes) and end <= last and drawn == window(base, last):
+                return _path(state)
+            if end >= last:
+                continue
+        if stage + 1 < lanes.last_stage or (stage < lanes.last_stage and not state[8]):
+            stack.append((state, stage + 1))
+        found = []
+        for column, shift, new_place, lone, before in _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges):
+            if column >= last:
+                continue
+            pending = drawn >> (column - base) * lane if column > base else drawn << (base - column) * lane
+            key = window(column, column + lanes.widest)
+            if pending:
+                key = key & ~pending if binary else key - pending
+            for mask, table in lanes.boxes if stage < lanes.last_stage else lanes.prefixes:
+                for other in table.get(key & mask, ()):
+                    if before is not None and lanes.before[other] != before:
+                        continue
+                    finish = column + lanes.advance[other]
+                    name = (finish, other, new_place, lone)
+                    if name in seen or finish > last + 64:
+                        continue
+                    offset = column - lanes.before[other] - base
+                    if offset < 0:
+                        continue
+                    ink_now = lanes.pictures[other] << offset * lane
+                    ink_now = drawn | ink_now if binary else drawn + ink_now
+                    differs = ink_now ^ window(base, max(finish, finish + lanes.after[other]))
+                    new_base = max(base, finish - reach)
+                    if differs & ((1 << (new_base - base) * lane) - 1):
+                        continue
+                    if new_place > 1 and not _may_follow(lanes, rules, kinds, arc, other, is_space):
+                        continue
+                    if lone and kinds[other] == 0:
+                        continue
+                    if shift is not None and arc >= 0 and moves_by(arc, other) != shift:
+                        continue
+                    open_end = bool(differs & ((1 << (finish - base) * lane) - 1))
+                    rest = ink_now >> (new_base - base) * lane
+                    child = (finish, other, column, state, new_place, lone, new_base, rest, open_end)
+                    found.append((name, child))
+        if len(found) > 1:  # a wide cluster before two narrow ones, a common one before a rare one
+            found.sort(key=lambda item: lanes.merit[item[1][1]])
+        stack += [(child, 0) for _, child in found]
+        if stage < lanes.last_stage or not lanes.reach:
+            seen.update(name for name, _ in found)
+    return None
+
+
+def _may_follow(lanes: Lanes, rules: Rules, kinds: list[int], arc: int, other: int, is_space: bool) -> bool:
+    if rules.adaptive:
+        alike = kinds[other] == kinds[arc] or (kinds[arc] == 2 and lanes.is_space[other]) or (rules.loose and is_space)
+        return alike
+    return True
+
+
+def _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges) -> list[tuple]:
+    """Where the next cluster may stand: (column, kerning or None, place in its unit, after a lone letter, its overhang).
+
+    Kerned places are tried in the second stage of three.
+    """
+    end, arc, _, _, place = state[:5]
+    if arc < 0:
+        if rules.unit and not rules.drawn_apart:
+            return [(end + shift, None, 1, False, shift) for shift in lanes.starts]
+        return [(end, None, 1, False, None)]
+    goes_on, jumps = True, False
+    if rules.unit:
+        kind = kinds[arc] if rules.adaptive else 0
+        full = place >= rules.unit
+        if kind == 1:
+            goes_on, jumps = False, True
+        elif kind == 2:
+            goes_on, jumps = True, True
+        elif rules.adaptive and place > 2:
+            goes_on, jumps = rules.loose, True
+        elif is_space:
+            goes_on, jumps = rules.loose and not full, True
+        else:
+            goes_on, jumps = not full, full or rules.adaptive or rules.drawn_apart or rules.loose
+    elif edges:
+        jumps = is_space or rules.loose
+        goes_on = not is_space or rules.loose
+    moves: list[tuple] = []
+    if goes_on:
+        if rules.drawn_apart or not lanes.kerns:
+            shifts = [0]
+        else:
+            shifts = ([0], lanes.shifts[1:], lanes.shifts)[stage]
+        moves += [(end + shift, None if rules.drawn_apart else shift, place + 1, False, None) for shift in shifts]
+    if jumps and (stage == 0 or stage == lanes.last_stage):
+        if rules.unit:
+            edge = unit_end(end, arc)
+            lone = rules.adaptive and place == 1 and not is_space and not rules.loose and kinds[arc] == 0
+            starts = [0] if rules.drawn_apart else lanes.starts
+            moves += [(edge + s, None, 1, lone, None if rules.drawn_apart else s) for s in starts]
+        else:
+            edge = -(-end // edges) * edges
+            if edge > end or not goes_on:
+                moves.append((edge, None, 1, False, None))
+    return moves
+
+
+def _path(state: tuple) -> list[Node]:
+    path = []
+    while state[3] is not None:
+        path.append(Node(0.0, state[0], state[1], state[2], None, state[4], state[5]))
+        state = state[3]
+    return path[::-1]
