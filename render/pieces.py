@@ -104,10 +104,20 @@ _Placed = tuple[int, int, int, int]
 _TO_BINARY = bytes(PAPER if value > PAPER // 2 else 0 for value in range(256))
 
 
+class Words(NamedTuple):
+    """How a layout puts words on patches of their own.
+
+    cut: ends of the units that a word is made of; unit: draws one (and whether right to left) on whole patches.
+    """
+
+    cut: "Callable[[Typesetter, str], list[int]]"
+    unit: "Callable[[Typesetter, str, int], Piece]"
+
+
 class Typesetter:
     """Draws pieces of text under one configuration, and keeps them."""
 
-    def __init__(self, config: RenderConfig, word: "Callable[[Typesetter, str, int], Piece] | None" = None):
+    def __init__(self, config: RenderConfig, words: "Words | None" = None):
         self.config = config
         self.chain = open_chain(
             config.fonts, config.size, config.hinting, config.height, boxes=config.missing == "box"
@@ -119,24 +129,27 @@ class Typesetter:
         self._inks: dict[tuple[int, int], Bitmap] = {}
         self._cell_bytes = 0
         # a layout that draws words on patches of their own keeps those; pieces are then only what they are made of
-        self.cache = Cache(self._build, _cost, _CACHE_BYTES // 4 if word else _CACHE_BYTES)
-        self.words = Cache(partial(self._build_word, word), _cost, _CACHE_BYTES * 3 // 4)
-        self._simple = _simple_text(self.chain.faces[0])
+        self.cache = Cache(self._build, _cost, _CACHE_BYTES // 8 if words else _CACHE_BYTES)
+        self.units = Cache(partial(self._build_unit, words), _cost, _CACHE_BYTES // 8)
+        self.words = Cache(partial(self._build_word, words), _cost, _CACHE_BYTES * 3 // 4)
+        self.is_simple = _simple_text(self.chain.faces[0])
         self._parting: dict[str, bool] = {}
         self.splits_at_spaces = not any(_reaches_over_spaces(face) for face in self.chain.faces)
-        self._space_strip = self.draw(" ", 0, None).strip if self._simple(" ") and self.splits_at_spaces else b""
+        self._space_strip = self.draw(" ", 0, None).strip if self.is_simple(" ") and self.splits_at_spaces else b""
         self._space_bytes = len(self._space_strip)
 
     def forget(self) -> None:
         """Empty the caches."""
         self.cache.forget()
+        self.units.forget()
         self.words.forget()
         self._cells, self._inks, self._cell_bytes = {}, {}, 0
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of the caches."""
-        return self.cache.num_bytes + self.words.num_bytes + self._cell_bytes
+        caches = (self.cache, self.units, self.words)
+        return sum(cache.num_bytes for cache in caches) + self._cell_bytes
 
     def baseline(self, ascent: int, descent: int) -> int:
         """Row on which the letters of a line stand: its middle `lift` rows above the strip's (specs, PIXEL 1.1)."""
@@ -239,7 +252,7 @@ class Typesetter:
         """A piece: text left to right where it may be; (text, is right to left); (text, direction, baseline)."""
         if not isinstance(key, str):
             return self.draw(*key) if len(key) == 3 else self.draw(*key, None)
-        if self._simple(key):
+        if self.is_simple(key):
             return self._shelled(key) or self.draw(key, 0, None)
         if needs_bidi(key):
             return Piece(b"", BIDI, len(key), b"")
@@ -285,16 +298,34 @@ class Typesetter:
             known = self._parting[a + b] = [glyph._replace(cluster=0) for glyph in pair] == apart
         return known
 
-    def _build_word(self, word: Callable[..., Piece], key: str | tuple[str, int]) -> Piece:
-        """A word by the layout's rule: text left to right where it may be, or (text, is right to left)."""
-        if isinstance(key, str):
-            return Piece(b"", BIDI, len(key), b"") if needs_bidi(key) else word(self, key, 0)
-        return word(self, *key)
+    def _build_word(self, words: "Words", key: str | tuple[str, int]) -> Piece:
+        """A word on patches of its own: text left to right where it may be, or (text, is right to left)."""
+        token, rtl = (key, 0) if isinstance(key, str) else key
+        if isinstance(key, str) and not self.is_simple(key) and needs_bidi(key):
+            return Piece(b"", BIDI, len(key), b"")
+        edges = words.cut(self, token)
+        units = [self.units[token[start:end], rtl] for start, end in zip([0, *edges], edges)]
+        flags = 0
+        for unit in units:
+            flags |= unit.kind
+        if flags & (MISSING | OVERHANG):
+            parts, x = [], 0
+            for unit, start in reversed(list(zip(units, [0, *edges]))) if rtl else zip(units, [0, *edges]):
+                parts.append((unit, x, start))
+                x += len(unit.strip) // self.column_bytes
+            return self.join(parts, x, len(token))
+        if rtl:
+            units.reverse()
+        strip, spans = b"".join([unit.strip for unit in units]), b"".join([unit.spans for unit in units])
+        return Piece(strip, RTL if rtl else 0, len(token), spans)
+
+    def _build_unit(self, words: "Words", key: tuple[str, int]) -> Piece:
+        return words.unit(self, *key)
 
     def draw(self, text: str, rtl: int, baseline: int | None) -> Piece:
         """Shape and draw a text of one direction, uncached. baseline: a row, or None = as its fonts have it."""
         length = len(text)
-        if self._simple(text):
+        if self.is_simple(text):
             runs, index = [Run(0, length, "Latn", 0, rtl)], 0
         else:
             if not text.isprintable():

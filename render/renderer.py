@@ -53,7 +53,7 @@ class Renderer:
     def __init__(self, config: RenderConfig):
         self.config = config
         self._layout = LAYOUTS[config.layout]
-        self._setter = Typesetter(config, self._layout.word)
+        self._setter = Typesetter(config, self._layout.on_patches)
         self._geometry = Geometry(config.height, config.patch_width, config.channels)
         warning = check_fits_grid(self._setter)
         if warning:

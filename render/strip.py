@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from render.pieces import MISSING, OVERHANG, RTL, Line, blank, merge
+from render.pieces import MISSING, OVERHANG, RTL, Line, Piece, blank, merge
 
 
 class Missing(NamedTuple):
@@ -213,6 +213,7 @@ class Draft:
         self._width = 0
         self._lines: list[tuple[int, Line, int, int]] = []  # text, line, column, first character
         self._black: list[int] = []
+        self._reaching: list[tuple[list[Piece], int]] = []  # lines whose ink leaves its boxes
 
     def add(self, line: Line, x: int, text: int = 0, first: int = 0) -> int:
         """Put a line at column x. Returns the column after it.
@@ -220,7 +221,10 @@ class Draft:
         text: which of a pair it belongs to; first: index in that text of the line's first character.
         """
         size = self.geometry.column_bytes
-        body = b"".join([piece.strip for piece in line.pieces])
+        strips = [piece.strip for piece in line.pieces]
+        if line.flags & OVERHANG and not _settle(line.pieces, strips):
+            self._reaching.append((line.pieces, x))
+        body = b"".join(strips)
         self._advance_to(x)
         self._parts.append(body)
         self._lines.append((text, line, x, first))
@@ -255,9 +259,8 @@ class Draft:
         self._black.append(self.end)
         self._advance_to(width)
         columns = np.frombuffer(bytearray().join(self._parts), np.uint8).reshape(-1, size)[:width]
-        for _, line, x, _ in self._lines:
-            if line.flags & OVERHANG:
-                _merge_overhang(columns, line, x, size)
+        for pieces, x in self._reaching:
+            _merge_overhang(columns, pieces, x, size)
         for x in self._black:
             columns[x : x + patch] = 0
         separators = tuple(sorted({x // patch for x in self._black}))
@@ -273,8 +276,27 @@ class Draft:
         self._width = x
 
 
-def _merge_overhang(columns: np.ndarray, line: Line, x: int, size: int) -> None:
-    for piece in line.pieces:
+def _settle(pieces: list[Piece], strips: list[bytes]) -> bool:
+    """Let ink that leaves its box take blank columns of the neighbour: the space before a j. False, and no change, where
+    a neighbour has ink there itself."""
+    settled = list(strips)
+    for i in [i for i, piece in enumerate(pieces) if piece.kind & OVERHANG]:
+        before, after = pieces[i].before, pieces[i].after
+        if before:
+            if not i or not settled[i - 1].endswith(blank(len(before))):
+                return False
+            settled[i - 1] = settled[i - 1][: -len(before)]
+        if after:
+            if i + 1 == len(pieces) or not settled[i + 1].startswith(blank(len(after))):
+                return False
+            settled[i + 1] = settled[i + 1][len(after) :]
+        settled[i] = before + settled[i] + after
+    strips[:] = settled
+    return True
+
+
+def _merge_overhang(columns: np.ndarray, pieces: list[Piece], x: int, size: int) -> None:
+    for piece in pieces:
         width = len(piece.strip) // size
         if piece.kind & OVERHANG:
             if piece.before:

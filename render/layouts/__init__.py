@@ -8,22 +8,22 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from render.layouts import adaptive, bigrams, continuous, words
-from render.pieces import Piece, Typesetter
+from render.pieces import Typesetter, Words
 from render.strip import Draft
 
 
 class Layout(NamedTuple):
-    """What a layout file provides. word: draws one word on patches of its own; None where words share patches."""
+    """What a layout file provides. on_patches: how words get patches of their own; None where they share patches."""
 
     text: Callable[[Typesetter, Draft, str], None]
     pair: Callable[[Typesetter, Draft, str, str], None]
     words: Callable[[Typesetter, Draft, Sequence[str]], None]
-    word: Callable[[Typesetter, str, int], Piece] | None
+    on_patches: Words | None
 
 
 LAYOUTS: dict[str, Layout] = {
     "continuous": Layout(continuous.text, continuous.pair, words.words, None),
     "words": Layout(words.text, words.pair, words.words, None),
-    "bigrams": Layout(bigrams.text, bigrams.pair, bigrams.words, bigrams.word),
-    "adaptive": Layout(adaptive.text, adaptive.pair, adaptive.words, adaptive.word),
+    "bigrams": Layout(bigrams.text, bigrams.pair, bigrams.words, Words(bigrams.cut, bigrams.unit)),
+    "adaptive": Layout(adaptive.text, adaptive.pair, adaptive.words, Words(adaptive.cut, bigrams.unit)),
 }

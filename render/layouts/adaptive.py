@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from render.graphemes import boundaries
 from render.layouts import bigrams
-from render.pieces import ALONE, Piece, Typesetter
+from render.pieces import ALONE, Typesetter
 from render.scripts import script_of
 from render.strip import Draft
 
@@ -38,28 +38,26 @@ def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
     bigrams.lay_words(setter, draft, words, " ")
 
 
-def word(setter: Typesetter, token: str, rtl: int) -> Piece:
-    """One word on patches of its own, uncached."""
-    return bigrams.word_of_units(setter, token, _units(token), rtl)
-
-
-def _units(token: str) -> list[tuple[int, int]]:
-    units: list[tuple[int, int]] = []
-    open_kind = ""  # of the last unit, while it can grow: a joined word, or one letter that waits for another
+def cut(setter: Typesetter, word: str) -> list[int]:
+    """Ends of the units of a word."""
+    if setter.is_simple(word):
+        return bigrams.cut(setter, word)
+    ends: list[int] = []
+    grows = ""  # what may still join the last unit: letters of a joined word, or one letter more
     start = 0
-    for end in boundaries(token):
-        first = token[start]
+    for end in boundaries(word):
+        first = word[start]
         if script_of(first) in _JOINING:
             kind = "joined"
         elif ALONE.match(first) or _HANGUL.match(first):
             kind = "alone"
         else:
             kind = "letter"
-        if kind == open_kind or (open_kind == "joined" and first == " "):
-            units[-1] = (units[-1][0], end)
-            open_kind = "joined" if open_kind == "joined" and kind == "joined" else ""
+        if kind == grows or (grows == "joined" and first == " "):
+            ends[-1] = end
+            grows = "joined" if grows == kind == "joined" else ""
         else:
-            units.append((start, end))
-            open_kind = "" if kind == "alone" else kind
+            ends.append(end)
+            grows = "" if kind == "alone" else kind
         start = end
-    return units
+    return ends

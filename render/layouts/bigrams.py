@@ -51,14 +51,31 @@ def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
     lay_words(setter, draft, words, "" if setter.config.word_gap == "none" else " ")
 
 
-def word(setter: Typesetter, token: str, rtl: int) -> Piece:
-    """One word on patches of its own, uncached."""
-    if setter.config.unit == "code-point":
-        return _original_word(setter, token, rtl)
-    ends = boundaries(token)
-    starts = [0, *ends[:-1]]
-    units = [(starts[i], ends[min(i + 1, len(ends) - 1)]) for i in range(0, len(ends), 2)]
-    return word_of_units(setter, token, units, rtl)
+def cut(setter: Typesetter, word: str) -> list[int]:
+    """Ends of the pairs of a word."""
+    if setter.config.unit == "code-point" or setter.is_simple(word):
+        ends = range(1, len(word) + 1)
+    else:
+        ends = boundaries(word)
+    return [*ends[1:-1:2], len(word)] if len(ends) % 2 else list(ends[1::2])
+
+
+def unit(setter: Typesetter, text: str, rtl: int) -> Piece:
+    """One pair, or another unit, on the whole patches that it needs."""
+    size, patch = setter.column_bytes, setter.config.patch_width
+    if _is_original(setter):
+        # each letter by itself; what reaches over an edge reaches into the next patch, as it did
+        parts, x = [], 0
+        for place, letter in reversed(list(enumerate(text))) if rtl else enumerate(text):
+            piece = setter.cache[letter, rtl]
+            parts.append((piece, x, place))
+            x += len(piece.strip) // size
+        return setter.join(parts, -(-x // patch) * patch, len(text))
+    # shaped together, with all its ink on its own patches
+    piece = setter.cache[text, rtl]
+    left = len(piece.before) // size
+    width = left + (len(piece.strip) + len(piece.after)) // size
+    return setter.join([(piece, left, 0)], -(-width // patch) * patch, len(text))
 
 
 def _is_original(setter: Typesetter) -> bool:
@@ -113,34 +130,7 @@ def lay_words(setter: Typesetter, draft: Draft, words: Sequence[str], gap: str) 
     draft.word_starts, draft.end, draft.num_words = starts, draft.edge(x), len(starts) - 1
 
 
-def word_of_units(setter: Typesetter, token: str, units: Sequence[tuple[int, int]], rtl: int) -> Piece:
-    """A piece of whole patches from units (first character, end), each starting a patch, with all its ink on them."""
-    size, patch = setter.column_bytes, setter.config.patch_width
-    parts, x = [], 0
-    for start, end in reversed(units) if rtl else units:
-        piece = setter.cache[token[start:end], rtl]
-        left = len(piece.before) // size
-        width = left + (len(piece.strip) + len(piece.after)) // size
-        parts.append((piece, x + left, start))
-        x += -(-width // patch) * patch
-    return setter.join(parts, x, len(token))
-
-
 # ---- as PIXEL-M4 drew --------------------------------------------------------------------------------------------------
-
-
-def _original_word(setter: Typesetter, token: str, rtl: int) -> Piece:
-    size, patch = setter.column_bytes, setter.config.patch_width
-    pairs = [(i, token[i : i + 2]) for i in range(0, len(token), 2)]
-    parts, x = [], 0
-    for start, letters in reversed(pairs) if rtl else pairs:
-        indexed = [(start + i, letter) for i, letter in enumerate(letters)]
-        for place, letter in reversed(indexed) if rtl else indexed:
-            piece = setter.cache[letter, 0]
-            parts.append((piece, x, place))
-            x += len(piece.strip) // size
-        x = -(-x // patch) * patch
-    return setter.join(parts, x, len(token))
 
 
 def _lay_original(

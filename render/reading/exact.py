@@ -17,6 +17,7 @@ from render.reading.search import Node, Rules
 _PREFIXES = (8, 6, 4, 3, 2, 1)  # columns
 _MOST_STEPS = 3000
 KERN_REACH = 4  # px
+_USUAL_REACH = 2  # px of a box that a neighbour changes; more is left to the search
 
 
 class Lanes:
@@ -37,12 +38,12 @@ class Lanes:
         self.is_space, self.face = arcs.is_space.tolist(), arcs.face.tolist()
         # columns before an advance that the next cluster may still change
         self.reach = arcs.reach_before + (KERN_REACH if kerns else 0)
-        # first whole boxes, then those that kerning moves, then those of which a neighbour changes the last columns
-        self.last_stage = 2 if kerns else 1
+        # first whole boxes, then those that kerning moves, then the same for boxes of which a neighbour changes the last columns
+        self.last_stage = 3 if kerns else 1
         for arc, (start, length) in enumerate(zip(arcs.start.tolist(), arcs.size.tolist(), strict=True)):
             columns = packed[start * size : (start + length) * size]
             self.pictures.append(int.from_bytes(columns, "little"))
-            sure = max(1, self.advance[arc] - self.reach)
+            sure = max(1, self.advance[arc] - min(self.reach, _USUAL_REACH))
             k = next(k for k in _PREFIXES if k <= sure)
             box = columns[self.before[arc] * size :]
             box = columns[self.before[arc] * size :]
@@ -112,8 +113,9 @@ def find_exact(
                 return _path(state)
             if end >= last:
                 continue
-        if stage + 1 < lanes.last_stage or (stage < lanes.last_stage and not state[8]):
+        if stage < lanes.last_stage and not (state[8] and stage + 1 >= lanes.last_stage - lanes.kerns):
             stack.append((state, stage + 1))
+        is_partial = stage == lanes.last_stage or stage == 2
         found = []
         for column, shift, new_place, lone, before in _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges):
             if column >= last:
@@ -122,7 +124,7 @@ def find_exact(
             key = window(column, column + lanes.widest)
             if pending:
                 key = key & ~pending if binary else key - pending
-            for mask, table in lanes.boxes if stage < lanes.last_stage else lanes.prefixes:
+            for mask, table in lanes.prefixes if is_partial else lanes.boxes:
                 for other in table.get(key & mask, ()):
                     if before is not None and lanes.before[other] != before:
                         continue
@@ -146,13 +148,15 @@ def find_exact(
                     if shift is not None and arc >= 0 and moves_by(arc, other) != shift:
                         continue
                     open_end = bool(differs & ((1 << (finish - base) * lane) - 1))
+                    if open_end and not is_partial:
+                        continue
                     rest = ink_now >> (new_base - base) * lane
                     child = (finish, other, column, state, new_place, lone, new_base, rest, open_end)
                     found.append((name, child))
         if len(found) > 1:  # a wide cluster before two narrow ones, a common one before a rare one
             found.sort(key=lambda item: lanes.merit[item[1][1]])
         stack += [(child, 0) for _, child in found]
-        if stage < lanes.last_stage or not lanes.reach:
+        if not is_partial:
             seen.update(name for name, _ in found)
     return None
 
@@ -167,7 +171,7 @@ def _may_follow(lanes: Lanes, rules: Rules, kinds: list[int], arc: int, other: i
 def _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges) -> list[tuple]:
     """Where the next cluster may stand: (column, kerning or None, place in its unit, after a lone letter, its overhang).
 
-    Kerned places are tried in the second stage of three.
+    Kerned places are tried in the second and fourth stage.
     """
     end, arc, _, _, place = state[:5]
     if arc < 0:
@@ -196,9 +200,9 @@ def _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges) -> list
         if rules.drawn_apart or not lanes.kerns:
             shifts = [0]
         else:
-            shifts = ([0], lanes.shifts[1:], lanes.shifts)[stage]
+            shifts = ([0], lanes.shifts[1:], [0], lanes.shifts[1:])[stage]
         moves += [(end + shift, None if rules.drawn_apart else shift, place + 1, False, None) for shift in shifts]
-    if jumps and (stage == 0 or stage == lanes.last_stage):
+    if jumps and (stage == 0 or stage == (2 if lanes.kerns else 1)):
         if rules.unit:
             edge = unit_end(end, arc)
             lone = rules.adaptive and place == 1 and not is_space and not rules.loose and kinds[arc] == 0
