@@ -177,8 +177,8 @@ def _config(options: argparse.Namespace) -> RenderConfig:
     elif name.endswith(".toml"):
         table = _render_table(Path(name))
     else:
-        close = difflib.get_close_matches(name, NAMED)
-        tell = f"did you mean {' or '.join(close)}? there are" if close else "there are"
+        close = difflib.get_close_matches(name, NAMED, 1)
+        tell = f"did you mean {close[0]}? there are" if close else "there are"
         known = ", ".join(NAMED)
         raise RenderError(f"--preset {name}: unknown; {tell} {known}; or name a TOML file that has a [render] table")
     if options.layout:

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,8 @@ from render.scripts import script_of
 OVERHANG, MISSING, RTL = 1, 2, 4
 BIDI = 8  # nothing was drawn: the token has letters that are written from right to left, the line decides
 _CUT = 16  # nothing was drawn: the token holds scripts without spaces, to be cut into characters
-_FLAGS = 31
+NOT_DRAWN = BIDI | _CUT
+FLAGS = 31
 _METRICS_SHIFT = 5
 _CACHE_BYTES = 120 << 20  # of the 128 MB that a renderer may keep; glyphs take the rest
 _GLYPH_BYTES = 8 << 20
@@ -96,7 +98,7 @@ def line_of(pieces: list[Piece], starts: Sequence[int] | Callable[[], Sequence[i
     flags = 0
     for kind in {piece.kind for piece in pieces}:
         flags |= kind
-    return Line(pieces, starts, flags & _FLAGS)
+    return Line(pieces, starts, flags & FLAGS)
 
 
 # A glyph where it stands: index of its font, its id, px from the start of the piece to its origin, px above the baseline
@@ -180,7 +182,7 @@ class Typesetter:
         if len(kinds) > 1 and len(metrics := {kind >> _METRICS_SHIFT for kind in kinds}) > 1:
             baseline = self._common_baseline(metrics)
             pieces = [cache[token, 0, baseline] for token in tokens]
-        return Line(pieces, None, flags & _FLAGS)
+        return Line(pieces, None, flags & FLAGS)
 
     def _tokens(self, text: str) -> list[str]:
         if not self.splits_at_spaces:
@@ -210,7 +212,8 @@ class Typesetter:
         if line.flags & BIDI or self.config.direction == "rtl":
             if not spaces:
                 starts = [match.start() for match in _WORD.finditer(text)]
-                text, tokens = " ".join(tokens), [token + " " for token in tokens]
+                tokens = [token + " " for token in tokens]
+                text = "".join(tokens)
                 line = self._bidi_line(text, tokens, self.config.direction, cache, keep_spaces=False)
                 shift = [start - first for start, first in zip(starts, accumulate(map(len, tokens), initial=0))]
                 owner = [i for i, token in enumerate(tokens) for _ in token]
@@ -408,7 +411,8 @@ class Typesetter:
         """Ink of glyphs added up: the columns of the box, those left of it and those right of it.
 
         The columns of a glyph are one whole number of many bytes, so that placing it is a shift and adding it an `or`.
-        That is exact while no bit of ink meets another: then the bytes of a sum are the bytes of the `or`.
+        That is exact while no bit of ink meets another: then the bytes of a sum are the bytes of the `or`. Where bits
+        meet, the bytes are added one by one.
         """
         total = left = 0
         right = width
@@ -425,10 +429,12 @@ class Typesetter:
                 total <<= (left - x - first) * size * 8
                 left = x + first
             right = max(right, x + first + columns)
-            ink <<= (x + first - left) * size * 8
-            if total & ink or ink < 0:
+            if ink < 0:
                 return self._compose(placed, width, baseline)
-            total |= ink
+            shift = (x + first - left) * size * 8
+            if total & ink << shift:
+                total, ink = _add_up(total, shift, ink)
+            total |= ink << shift
         columns = ((1 << (right - left) * size * 8) - 1 ^ total).to_bytes((right - left) * size, "little")
         if self.config.color == "binary":
             columns = columns.translate(_TO_BINARY)
@@ -461,7 +467,7 @@ class Typesetter:
         return max(0, top), first, max(first, min(ink.coverage.shape[0], self.height - top))
 
     def _compose(self, placed: Sequence[_Placed], width: int, baseline: int) -> tuple[bytes, bytes, bytes]:
-        """What `_ink_of` does, where inks meet or have colours: pixel by pixel."""
+        """What `_ink_of` does, where a glyph has colours: pixel by pixel."""
         inks = [(self._ink(face, glyph), x, up) for face, glyph, x, up in placed]
         left = min([0, *(ink.left + x for ink, x, _ in inks if ink.coverage.size)])
         right = max([width, *(ink.left + x + ink.coverage.shape[1] for ink, x, _ in inks if ink.coverage.size)])
@@ -524,6 +530,14 @@ def _joined_spans(parts: Sequence[tuple[Piece, int, int]], width: int, size: int
             joined[-1] += edge - end - len(piece.strip) // size
             end = edge
     return joined.tobytes()
+
+
+def _add_up(total: int, shift: int, ink: int) -> tuple[int, int]:
+    """Take the bytes where ink meets ink out of a total and put their sums, at most 255, into the ink."""
+    num_bytes = (ink.bit_length() + 7) // 8
+    there = total >> shift & (1 << num_bytes * 8) - 1
+    sums = map(add, there.to_bytes(num_bytes, "little"), ink.to_bytes(num_bytes, "little"))
+    return total ^ there << shift, int.from_bytes(bytes([min(sum, 255) for sum in sums]), "little")
 
 
 def _add_ink(paper: np.ndarray, ink: np.ndarray) -> None:

@@ -29,7 +29,7 @@ from render.layouts.adaptive import _HANGUL, _JOINING
 from render.pieces import ALONE
 from render.reading.arcs import Arcs
 from render.reading.clusters import Drawn, characters_of, default_scripts, lines_of, rarity, shape, shape_line
-from render.reading.exact import Lanes, find_exact
+from render.reading.exact import KERN_REACH, Lanes, find_exact
 from render.reading.order import logical_orders, text_in_order
 from render.reading.search import Found, Rules, Settings, search
 from render.renderer import Renderer
@@ -110,6 +110,7 @@ class Reader:
         self._kerning: dict[tuple[int | None, int], list[tuple[int, np.ndarray | None]]] = {}
         self._lanes: dict[int | None, tuple[Lanes, list[int]]] = {}
         self._kerns: dict[int, bool] = {}
+        self._partner_lists: dict[tuple, dict[str | None, tuple[np.ndarray, list[str]]]] = {}
         self._pairs: dict[tuple[str, int, str, int], int | None] = {}
         self._kinds: dict[int | None, np.ndarray] = {}
 
@@ -209,9 +210,11 @@ class Reader:
         assert best is not None
         energy, baseline, arcs, found = best
         if energy > 1e-3:
-            noisy = Settings(margin=10.0, keep=12, most=64, price=1 / self._weight(energy / pixels))
-            again = self._search(baseline, ink, pad, last, rules, noisy, fits_end)
-            found = again
+            price = 1 / self._weight(energy / pixels)
+            import os
+            noisy = Settings(margin=float(os.environ.get("M","4")) + float(os.environ.get("N","12")) * price, keep=int(os.environ.get("K","6")), most=int(os.environ.get("MO","32")), price=price)
+            prior = self._prior(arcs, found)
+            found = self._search(baseline, ink, pad, last, rules, noisy, fits_end, prior)
         text = self._text(arcs, found, ink, fits_end)
         moved = [_shifted(node, first) for node in found.path]
         return text, Found(moved, found.energy), arcs
@@ -223,12 +226,34 @@ class Reader:
             return math.log((1 - share) / share)
         return 1 / (2 * max(3e-4, energy))
 
-    def _search(self, baseline, ink, pad, last, rules, settings, fits_end) -> Found:
+    def _search(self, baseline, ink, pad, last, rules, settings, fits_end, prior=None) -> Found:
         _, arcs = self._pictures()[baseline]
         kinds = self._kinds_of(baseline, arcs)
         return search(
-            arcs, ink, pad, last, rules, settings, functools.partial(self._kern, baseline, arcs), kinds, fits_end
+            arcs,
+            ink,
+            pad,
+            last,
+            rules,
+            settings,
+            functools.partial(self._kern, baseline, arcs),
+            kinds,
+            fits_end,
+            arcs.rarity if prior is None else prior,
         )
+
+    def _prior(self, arcs: Arcs, found: Found) -> np.ndarray:
+        """How surprising each arc is in a line, in nats: other scripts than that of most of its letters are so."""
+        counts: dict[str, float] = {}
+        for node in found.path:
+            for script in {script_of(member.text[0]) for member in arcs.members[node.arc]} - {None}:
+                counts[script] = counts.get(script, 0) + 1 / (1 + arcs.rarity[node.arc])  # type: ignore[index]
+        if not counts:
+            return arcs.rarity
+        main = max(counts, key=lambda script: counts[script])
+        kin = _WRITTEN_TOGETHER.get(main, (main,))
+        other = [all(script_of(m.text[0]) not in (None, *kin) for m in members) for members in arcs.members]
+        return arcs.rarity + np.float32(_OTHER_SCRIPT) * np.array(other, np.float32)
 
     def _is_exact(self, texts: Sequence[str], ink: np.ndarray, last: int) -> bool:
         patches = max(2, last // self.config.patch_width + 2)
@@ -392,47 +417,56 @@ class Reader:
         return self._kerning[key]
 
     def _ask_kerning(self, arcs: Arcs, arc: int) -> list[tuple[int, np.ndarray | None]]:
-        shifts: dict[int, np.ndarray] = {}
-
-        def allow(shift: int, which) -> None:
-            shifts.setdefault(shift, np.zeros(len(arcs), bool))[which] = True
-
+        member = next((m for m in arcs.members[arc] if not m.rtl and m.text != " " and self._face_kerns(m.face)), None)
+        if member is None or arcs.rarity[arc] > _KERNED_RARITY:
+            return [(0, None)]
+        shifts = {0: np.ones(len(arcs), bool)}
+        shifts[0][arcs.is_space & (arcs.face != member.face)] = False
         for member in arcs.members[arc]:
-            font = self._chain.faces[member.face]
-            own_script = script_of(member.text[0])
-            if member.rtl or member.text == " " or not self._face_kerns(member.face):
-                return [(0, None)]
-            pairs: dict[str | None, list[tuple[int, str]]] = {}
-            for other, partners in enumerate(arcs.members):
-                for partner in partners:
-                    script = script_of(partner.text[0])
-                    if partner.text == " ":
-                        if partner.face == member.face:
-                            allow(0, other)
-                    elif partner.face != member.face or (script and own_script and script != own_script):
-                        allow(0, other)
-                    else:
-                        pairs.setdefault(own_script or script, []).append((other, partner.text))
-            for script, partners in pairs.items():
-                text = " ".join(member.text + other for _, other in partners)
+            script = script_of(member.text[0])
+            for shared, (which, texts) in self._partners(arcs, member.face, script).items():
+                text = " ".join(member.text + other for other in texts)
+                glyphs = shape(self._chain.faces[member.face], text, shared, False)
                 advances = np.zeros(len(text) + 1, np.int32)
                 begins = np.zeros(len(text) + 1, bool)
-                glyphs = shape(font, text, script, False)
                 places = np.fromiter((glyph.cluster for glyph in glyphs), np.int32, len(glyphs))
                 np.add.at(advances, places, np.fromiter((glyph.advance for glyph in glyphs), np.int32, len(glyphs)))
                 begins[places] = True
                 total = np.concatenate([[0], np.cumsum(advances)])
-                at = 0
-                for other, partner in partners:
-                    middle = at + len(member.text)
-                    if begins[middle]:
-                        allow(int(total[middle] - total[at]) - int(arcs.advance[arc]), other)
-                    at = middle + len(partner) + 1
-        if list(shifts) == [0] and shifts[0].all():
-            return [(0, None)]
-        return [(shift, allowed) for shift, allowed in shifts.items() if -4 <= shift <= 4]
+                lengths = np.array([len(member.text) + len(other) + 1 for other in texts])
+                at = np.cumsum(lengths) - lengths
+                middle = at + len(member.text)
+                moved = total[middle] - total[at] - int(arcs.advance[arc])
+                for shift in np.unique(moved[begins[middle]]).tolist():
+                    if -KERN_REACH <= shift <= KERN_REACH:
+                        chosen = which[begins[middle] & (moved == shift)]
+                        shifts.setdefault(shift, np.zeros(len(arcs), bool))[chosen] = True
+                unmoved = which[begins[middle] & (moved == 0)]
+                shifts[0][np.setdiff1d(which, unmoved)] = False
+        return list(shifts.items())
+
+    def _partners(self, arcs: Arcs, face: int, script: str | None) -> dict[str | None, tuple[np.ndarray, list[str]]]:
+        """By the script that both are shaped in: arcs that a font may kern with a cluster of a script, and their texts."""
+        key = (id(arcs), face, script)
+        if key not in self._partner_lists:
+            found: dict[str | None, tuple[list[int], list[str]]] = {}
+            for other, members in enumerate(arcs.members):
+                if arcs.rarity[other] > _KERNED_RARITY:
+                    continue
+                for partner in members:
+                    own = script_of(partner.text[0])
+                    if partner.face == face and partner.text != " " and (not own or not script or own == script):
+                        which, texts = found.setdefault(script or own or "Latn", ([], []))
+                        which.append(other)
+                        texts.append(partner.text)
+            self._partner_lists[key] = {shared: (np.array(which), texts) for shared, (which, texts) in found.items()}
+        return self._partner_lists[key]
 
 
+# scripts that one text uses side by side, by the one that it uses most
+_WRITTEN_TOGETHER = {script: ("Hani", "Hira", "Kana", "Hang", "Bopo") for script in ("Hani", "Hira", "Kana", "Hang")}
+_OTHER_SCRIPT = 8.0  # nats
+_KERNED_RARITY = 5.0  # clusters rarer than this are taken to be unkerned when a strip is noisy
 _KERNED = {"Latn", "Grek", "Cyrl", "Armn", "Geor"}
 
 

@@ -27,6 +27,8 @@ from render.strip import Draft, Geometry, Strip
 
 _log = logging.getLogger("render")
 
+_warned: set[str] = set()  # lines that were said in this process
+
 Text = str | tuple[str, str] | Sequence[str]
 
 # One line for each script that a chain of fonts may cover; a change of a font, of its version or of a library that
@@ -56,7 +58,8 @@ class Renderer:
         self._setter = Typesetter(config, self._layout.on_patches)
         self._geometry = Geometry(config.height, config.patch_width, config.channels)
         warning = check_fits_grid(self._setter)
-        if warning:
+        if warning and warning not in _warned:
+            _warned.add(warning)
             _log.warning(warning)
 
     def __call__(self, text: Text, max_patches: int | None = None) -> Strip:
@@ -67,11 +70,20 @@ class Renderer:
         """
         lay, parts, lengths = self._job(text)
         limit = self._limit(max_patches)
+        if self.config.overflow == "cluster":
+            return self._fitting(text, lay, parts, lengths, limit)
         draft = self._draft(lay, parts, limit)
-        if draft.overflows and self.config.overflow == "cluster":
-            draft, lengths = self._shorten(text, limit)
-        elif draft.num_words is not None and not isinstance(text, str | tuple):
+        if isinstance(text, list) and draft.num_words is not None:
             lengths = (draft.num_words,)
+        return draft.finish(lengths)
+
+    def _fitting(self, text: Text, lay: Callable[..., None], parts: tuple, lengths: tuple, limit: int) -> Strip:
+        # a text with more characters than a strip can have columns is not worth drawing in full to see that
+        if sum(lengths) <= 4 * limit:
+            draft = self._draft(lay, parts, limit)
+            if not draft.overflows:
+                return draft.finish(lengths)
+        draft, lengths = self._shorten(text, limit)
         return draft.finish(lengths)
 
     def batch(self, texts: Iterable[Text], max_patches: int | None = None) -> Iterator[Strip]:
@@ -127,11 +139,11 @@ class Renderer:
 
     def _longest(self, text: str, lay: Callable[[str], Draft]) -> int:
         """Characters of the longest beginning, in whole clusters, that does not overflow."""
-        # at first, only as much as could fit at a pixel a character: texts may be millions of characters long
-        size = min(len(text), 4 * self.config.max_patches * self.config.patch_width)
+        # texts may be millions of characters long: draw twice as much until it is too much
+        size = 64
         while size < len(text) and not lay(text[:size]).overflows:
-            size = min(len(text), 2 * size)
-        ends = [0, *boundaries(text[:size])]
+            size *= 2
+        ends = [0, *boundaries(text[: min(size, len(text))])]
         return ends[_last_true(len(ends) - 1, lambda i: not lay(text[: ends[i]]).overflows)]
 
     def windows(self, text: Text, stride: int, max_patches: int | None = None) -> list[Strip]:
@@ -149,7 +161,7 @@ class Renderer:
         strips, start = [], 0
         while True:
             rest = long[start:] if first is None else (first, long[start:])
-            strip = self._window(rest, limit)
+            strip = self._fitting(rest, *self._job(rest), limit)
             drawn = strip.drawn[which]
             strip.shift(which, start)
             strips.append(strip)
@@ -165,13 +177,6 @@ class Renderer:
             if following <= start:
                 raise RenderError(f"window at character {start}: nothing of the text fits beside the first; shorten it")
             start = following
-
-    def _window(self, text: Text, limit: int) -> Strip:
-        lay, parts, lengths = self._job(text)
-        draft = self._draft(lay, parts, limit)
-        if draft.overflows:
-            draft, lengths = self._shorten(text, limit)
-        return draft.finish(lengths)
 
     # ---- what makes it this renderer ----------------------------------------------------------------------------------
 

@@ -215,6 +215,11 @@ class Draft:
         self._black: list[int] = []
         self._reaching: list[tuple[list[Piece], int]] = []  # lines whose ink leaves its boxes
 
+    @property
+    def width(self) -> int:
+        """Columns so far."""
+        return self._width
+
     def add(self, line: Line, x: int, text: int = 0, first: int = 0) -> int:
         """Put a line at column x. Returns the column after it.
 

@@ -156,5 +156,5 @@ def _lay_original(
         kept = max(1, fitting[-1] if fitting else 1)
     places = starts or (lambda: list(accumulate([len(word) + 1 for word in words], initial=0))[:-1])
     draft.add(line._replace(pieces=line.pieces[:kept], starts=lambda: [places()[i] for i in order[:kept]]), x, which)
-    draft.word_starts = [edge // patch for edge in edges[: kept + 1]]
     draft.end, draft.num_words = draft.edge(edges[kept]), kept
+    draft.word_starts = [min(edge, draft.end) // patch for edge in edges[: kept + 1]]

@@ -7,7 +7,7 @@ are written from right to left: labels count words. Source: specs, PIXEL 1.3 (wo
 import re
 from collections.abc import Sequence
 
-from render.pieces import Typesetter
+from render.pieces import FLAGS, NOT_DRAWN, Line, Typesetter
 from render.strip import Draft
 
 _WORD = re.compile(r"\S+")
@@ -40,16 +40,19 @@ def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
 def _lay(
     setter: Typesetter, draft: Draft, words: Sequence[str], x: int, which: int, firsts: Sequence[int]
 ) -> None:
-    starts = [x // draft.geometry.patch_width]
+    patch, size = draft.geometry.patch_width, setter.column_bytes
+    starts = [x // patch]
+    last = len(words) - 1
     for i, word in enumerate(words):
         if draft.is_full(x):
             break
-        if i + 1 < len(words):
-            x = draft.edge(draft.add(setter.line(word + " "), x, which, firsts[i]))
+        piece = setter.cache[word + " " if i < last else word]
+        if piece.kind & NOT_DRAWN:
+            line = setter.line(word + " " if i < last else word)
         else:
-            x = draft.edge(draft.add(setter.line(word), x, which, firsts[i]) + setter.config.pad)
-        starts.append(x // draft.geometry.patch_width)
-    if not words:
-        x = draft.edge(x + setter.config.pad)
-    draft.word_starts, draft.end = starts, x
-    draft.num_words = len(starts) - 1
+            line = Line([piece], None, piece.kind & FLAGS)
+        draft.add(line, x, which, firsts[i])
+        x = draft.edge(draft.width + (setter.config.pad if i == last else 0))
+        starts.append(x // patch)
+    draft.end = draft.edge(x if words else x + setter.config.pad)
+    draft.word_starts, draft.num_words = starts, len(starts) - 1

@@ -17,7 +17,7 @@ from render.reading.search import Node, Rules
 _PREFIXES = (8, 6, 4, 3, 2, 1)  # columns
 _MOST_STEPS = 3000
 KERN_REACH = 4  # px
-_USUAL_REACH = 2  # px of a box that a neighbour changes; more is left to the search
+_USUAL_REACH = 3  # px of a box that a neighbour changes; more is left to the search
 
 
 class Lanes:
@@ -94,15 +94,14 @@ def find_exact(
         after = 0 if rules.drawn_apart or arc < 0 else lanes.after[arc]
         return first + -(-(end + after - first) // edges) * edges
 
-    # a state: end, arc, origin, parent, place in its unit, after a lone letter, base column, ink from there on, and
-    # whether a neighbour must still explain its last columns; no two such in a row, or nothing would ever be ruled out
-    root = (first, -1, first, None, 0, False, first - reach, 0, False)
+    # a state: end, arc, origin, parent, place in its unit, after a lone letter, base column, ink from there on
+    root = (first, -1, first, None, 0, False, first - reach, 0)
     stack: list[tuple] = [(root, 0)]
     seen: set[tuple] = set()
     steps = 0
     while stack:
         state, stage = stack.pop()
-        end, arc, _, _, place, _, base, drawn, _ = state
+        end, arc, _, _, place, _, base, drawn = state
         steps += 1
         if steps > _MOST_STEPS:
             return None
@@ -113,7 +112,7 @@ def find_exact(
                 return _path(state)
             if end >= last:
                 continue
-        if stage < lanes.last_stage and not (state[8] and stage + 1 >= lanes.last_stage - lanes.kerns):
+        if stage < lanes.last_stage:
             stack.append((state, stage + 1))
         is_partial = stage == lanes.last_stage or stage == 2
         found = []
@@ -141,17 +140,17 @@ def find_exact(
                     new_base = max(base, finish - reach)
                     if differs & ((1 << (new_base - base) * lane) - 1):
                         continue
-                    if new_place > 1 and not _may_follow(lanes, rules, kinds, arc, other, is_space):
+                    if rules.unit and new_place > 1 and not _may_follow(lanes, rules, kinds, arc, other, is_space):
                         continue
                     if lone and kinds[other] == 0:
                         continue
                     if shift is not None and arc >= 0 and moves_by(arc, other) != shift:
                         continue
                     open_end = bool(differs & ((1 << (finish - base) * lane) - 1))
-                    if open_end and not is_partial:
+                    if open_end and (not is_partial or differs & ((1 << max(0, column - base) * lane) - 1)):
                         continue
                     rest = ink_now >> (new_base - base) * lane
-                    child = (finish, other, column, state, new_place, lone, new_base, rest, open_end)
+                    child = (finish, other, column, state, new_place, lone, new_base, rest)
                     found.append((name, child))
         if len(found) > 1:  # a wide cluster before two narrow ones, a common one before a rare one
             found.sort(key=lambda item: lanes.merit[item[1][1]])
@@ -201,7 +200,7 @@ def _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges) -> list
             shifts = [0]
         else:
             shifts = ([0], lanes.shifts[1:], [0], lanes.shifts[1:])[stage]
-        moves += [(end + shift, None if rules.drawn_apart else shift, place + 1, False, None) for shift in shifts]
+        moves += [(end + shift, None if rules.drawn_apart else shift, place + 1 if rules.unit else 1, False, None) for shift in shifts]
     if jumps and (stage == 0 or stage == (2 if lanes.kerns else 1)):
         if rules.unit:
             edge = unit_end(end, arc)

@@ -75,18 +75,20 @@ def search(
     kerning: Callable[[int], list[tuple[int, np.ndarray | None]]],
     kinds: np.ndarray,
     fits_end: Callable[[int], bool],
+    prior: np.ndarray,
 ) -> Found:
     """The best string of arcs for ink float32 [columns, rows] from column `first` to column `last`.
 
     kerning: of an arc, the px by which it moves the next one, and which arcs (bool [arcs]) it moves so.
     kinds: of each arc for the layout `adaptive`: 0 = letter, 1 = alone on its patch, 2 = joins its neighbours.
+    prior: how surprising each arc is, in nats.
     fits_end: whether a text that ends at a column would have its end patch where the strip has it.
     """
-    return _Search(arcs, ink, first, last, rules, settings, kerning, kinds, fits_end).run()
+    return _Search(arcs, ink, first, last, rules, settings, kerning, kinds, fits_end, prior).run()
 
 
 class _Search:
-    def __init__(self, arcs, ink, first, last, rules, settings, kerning, kinds, fits_end):
+    def __init__(self, arcs, ink, first, last, rules, settings, kerning, kinds, fits_end, prior):
         self.arcs, self.rules, self.settings = arcs, rules, settings
         self.kerning, self.kinds, self.fits_end = kerning, kinds, fits_end
         self.first, self.last = first, last
@@ -100,7 +102,7 @@ class _Search:
         self.ink[self.reach : self.reach + len(ink)] = ink
         self.ink[self.reach + last :] = 0
         self.shares_future = self.reach == 0 and arcs.reach_after == 0
-        self.prices = (arcs.rarity + 1.0) * settings.price
+        self.prices = (prior + 1.0) * settings.price
         self.starts = self._unit_starts()
         self.no_limit = [(0, None)]
 
@@ -327,7 +329,8 @@ class _Search:
             score = energy[candidates] + self.prices[candidates]
             candidates = candidates[np.argpartition(score, most)[:most]]
         costs = self._whole(node, canvas, charges, candidates, origin) + settled + self.prices[candidates]
-        for arc, cost in zip(candidates.tolist(), costs.tolist(), strict=True):
+        good = costs <= max(bound, float(costs.min()))
+        for arc, cost in zip(candidates[good].tolist(), costs[good].tolist(), strict=True):
             yield arc, cost, column, place, lone
 
     def _whole(self, node, canvas, charges, candidates, origin) -> np.ndarray:
