@@ -6,6 +6,8 @@ looked for in the folders of $PIXELCORE_FONTS and among the families of installe
 `system:Noto Sans` asks fontconfig once, and only this spelling does: a machine's own fonts never slip in. `builtin` is
 the font of this project (render/font).
 
+Fonts in tables only (TTF, OTF, TTC, OTB), which HarfBuzz can shape: BDF and PCF files are converted by `fonttosfnt`.
+
 A chain of fonts is asked in order for each cluster, so that a mark is drawn by the font of its base.
 """
 
@@ -32,7 +34,7 @@ from render.shape import Shaper
 
 _log = logging.getLogger("render")
 
-_ENDINGS = (".ttf", ".otf", ".ttc", ".otc", ".otb", ".pcf", ".pcf.gz", ".bdf")
+_ENDINGS = (".ttf", ".otf", ".ttc", ".otc", ".otb")
 _BUILTIN_ROWS = 8
 # Fonts that published checkpoints name (specs, PIXEL 1.1). Without the file another font draws, and a line says so.
 KNOWN = {"GoNotoCurrent.ttf": "83ab5c39e2b1c34a955136275ce0db068cb20d9643ead033d6b8124a73ab4f64"}
@@ -54,7 +56,8 @@ class FontFile:
         self.sha256 = hashlib.sha256(data).hexdigest()
         self._rasterizer = Rasterizer(data, index, size, hinting, str(path), axes)
         self._shaper = Shaper(data, index, size, axes)
-        self.ascent, self.descent = self._rasterizer.ascent, self._rasterizer.descent
+        measured = self._rasterizer if self._rasterizer.has_size else self._shaper
+        self.ascent, self.descent = measured.ascent, measured.descent
         self._size = size
         if not self._shaper.characters:
             raise RenderError(f"{path}: has no character at all; give another font")
@@ -118,9 +121,9 @@ def _read(path: Path) -> bytes:
 
 
 def _check_whole(data: bytes, index: int, where: str) -> None:
-    """Refuse a font file that was cut off: FreeType and HarfBuzz would draw what is left of it."""
+    """Refuse what is no font, and a font file that was cut off: FreeType and HarfBuzz would draw what is left of it."""
     if data[:4] not in (b"\0\1\0\0", b"OTTO", b"true", b"ttcf"):
-        return  # not tables after a directory: FreeType judges
+        raise RenderError(f"{where}: is no font of tables; give a TTF, OTF, TTC or OTB file")
     try:
         start = 0
         if data[:4] == b"ttcf":
@@ -201,8 +204,8 @@ def open_chain(names: Sequence[str], size: float, hinting: str, height: int, box
 
 def open_fonts(name: str, size: float, hinting: str) -> list[Face]:
     """The fonts that a name stands for: one, or those of a folder."""
-    where, *suffixes = name.split("#")
-    index, axes = 0, {}
+    where, *suffixes = [name] if os.path.exists(name) else name.split("#")
+    index, axes = None, {}
     for suffix in suffixes:
         tag, equals, value = suffix.partition("=")
         try:
@@ -216,10 +219,21 @@ def open_fonts(name: str, size: float, hinting: str) -> list[Face]:
     found = _find(where)
     if found is None:
         return [PixelFont(max(1, round(size) // _BUILTIN_ROWS))]
-    files = _fonts_of_folder(found) if found.is_dir() else [found]
-    if found.is_dir() and suffixes:
+    path, face = found
+    if not path.is_dir():
+        return [_open(path, face if index is None else index, axes, size, hinting)]
+    if suffixes:
         raise RenderError(f"font {name!r}: a folder has neither faces nor axes; name the file")
-    return [FontFile(file, index, axes, size, hinting) for file in files]
+    return [_open(file, 0, {}, size, hinting) for file in _fonts_of_folder(path)]
+
+
+def _open(path: Path, index: int, axes: dict[str, float], size: float, hinting: str) -> FontFile:
+    font = FontFile(path, index, axes, size, hinting)
+    known = KNOWN.get(path.name, font.sha256)
+    if font.sha256 != known:
+        tell = "inputs are drawn by another version, not as the checkpoint saw them"
+        _log.warning("font %s has sha256 %s..., not %s...: %s", path, font.sha256[:16], known[:16], tell)
+    return font
 
 
 def _fonts_of_folder(folder: Path) -> list[Path]:
@@ -229,24 +243,22 @@ def _fonts_of_folder(folder: Path) -> list[Path]:
     return files
 
 
-def _find(name: str) -> Path | None:
-    """Path of a file or folder; None for a known font that is not here."""
+def _find(name: str) -> tuple[Path, int] | None:
+    """Path of a file or folder, and which face of the file; None for a known font that is not here."""
     if name.startswith("system:"):
         return _ask_fontconfig(name.removeprefix("system:"))
-    if Path(name).exists():
-        return Path(name)
-    folders = [Path(folder) for folder in os.environ.get("PIXELCORE_FONTS", "").split(os.pathsep) if folder]
-    for folder in folders:
-        if (folder / name).exists():
-            return folder / name
+    folders = [folder for folder in os.environ.get("PIXELCORE_FONTS", "").split(os.pathsep) if folder]
+    for path in [name, *(os.path.join(folder, name) for folder in folders)] if name else []:
+        if os.path.exists(path):
+            return Path(path), 0
     packaged = _ask_packages(name)
     if packaged is not None:
-        return packaged
+        return packaged, 0
     if Path(name).name in KNOWN:
         tell = "inputs are drawn by the font of this project, not as the checkpoint saw them"
         _log.warning("font %s (sha256 %s...) is not here: %s", name, KNOWN[Path(name).name][:16], tell)
         return None
-    looked = ", ".join(map(str, folders)) or "unset"
+    looked = ", ".join(folders) or "unset"
     tell = "give a path, a folder, an installed family (extra fonts), system:NAME or builtin"
     raise RenderError(f"font {name!r} not found, nor in $PIXELCORE_FONTS ({looked}); {tell}")
 
@@ -261,13 +273,14 @@ def _ask_packages(family: str) -> Path | None:
     return None
 
 
-def _ask_fontconfig(family: str) -> Path:
+def _ask_fontconfig(family: str) -> tuple[Path, int]:
     program = shutil.which("fc-match")
     if program is None:
         raise RenderError(f"font 'system:{family}': fc-match is not on this machine; install fontconfig or give a path")
     asked = [program, "--format=%{family}\n%{file}\n%{index}", family]
     answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout.split("\n")
     # fontconfig always answers; a family of another name is its substitute, not the font that was asked for
-    if len(answer) < 2 or family.lower() not in [name.lower() for name in answer[0].split(",")]:
+    if len(answer) < 3 or family.lower() not in [name.lower() for name in answer[0].split(",")]:
         raise RenderError(f"font 'system:{family}': no such family here; `fc-list : family` lists them")
-    return Path(answer[1])
+    # the upper half of the index is an instance of a variable font, which is asked for by #wght=400
+    return Path(answer[1]), int(answer[2]) & 0xFFFF

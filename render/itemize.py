@@ -54,7 +54,7 @@ def _faces(text: str, ends: list[int], chain: Chain) -> list[int]:
     start = 0
     for end in ends:
         cluster = text[start:end]
-        if _NEVER.match(cluster):
+        if _NEVER.search(cluster):
             faces.append(-1)
         elif cluster == " " or all(map(is_ignorable, cluster)):
             before = faces[-1] if faces else None

@@ -15,7 +15,6 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate
-from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -127,7 +126,7 @@ class Typesetter:
         self.height, self.channels = config.height, config.channels
         self.column_bytes = config.height * config.channels
         self._metrics: list[tuple[int, int]] = [(self.chain.faces[0].ascent, self.chain.faces[0].descent)]
-        self._cells: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+        self._cells: dict[tuple[int, int], dict[int, tuple[bytes | None, int]]] = {}
         self._inks: dict[tuple[int, int], Bitmap] = {}
         self._cell_bytes = 0
         # a layout that draws words on patches of their own keeps those; pieces are then only what they are made of
@@ -255,7 +254,7 @@ class Typesetter:
         """A piece: text left to right where it may be; (text, is right to left); (text, direction, baseline)."""
         if not isinstance(key, str):
             return self.draw(*key) if len(key) == 3 else self.draw(*key, None)
-        if self.is_simple(key):
+        if key and self.is_simple(key):
             return self._shelled(key) or self.draw(key, 0, None)
         if needs_bidi(key):
             return Piece(b"", BIDI, len(key), b"")
@@ -268,6 +267,8 @@ class Typesetter:
 
         Most words of a text that are new are known words with another comma.
         """
+        if token[0].isalnum() and token[-2:-1].isalnum():
+            return None
         parts = _SHELL.fullmatch(token)
         if parts is None:
             return None
@@ -329,7 +330,7 @@ class Typesetter:
         """Shape and draw a text of one direction, uncached. baseline: a row, or None = as its fonts have it."""
         length = len(text)
         if self.is_simple(text):
-            runs, index = [Run(0, length, "Latn", 0, rtl)], 0
+            runs, index = (Run(0, length, "Latn", 0, rtl),), 0
         else:
             if not text.isprintable():
                 text = SPACES.sub(" ", text)
@@ -337,39 +338,76 @@ class Typesetter:
             index = self._metrics_index({run.face for run in runs})
         if baseline is None:
             baseline = self.baseline(*self._metrics[index])
-        placed, spans, width, missing = self._shape(text, runs, rtl)
-        strip, before, after = self._ink_of(placed, width, baseline)
-        flags = (MISSING if missing else 0) | (OVERHANG if before or after else 0) | (RTL if rtl else 0)
-        return Piece(strip, index << _METRICS_SHIFT | flags, length, spans, missing, before, after)
-
-    def _shape(
-        self, text: str, runs: Sequence[Run], rtl: int
-    ) -> tuple[list[_Placed], bytes, int, tuple[tuple[int, str], ...]]:
-        """Placed glyphs, spans of clusters, width and missing characters of runs of one direction."""
-        placed: list[_Placed] = []
         missing: list[tuple[int, str]] = []
-        starts: list[int] = []
-        columns: list[int] = []
-        x = 0
+        for run in runs:
+            if run.face < 0:
+                missing += [(i, text[i]) for i in range(run.start, run.end)]
+        strip, before, after, spans = self._draw_runs(text, runs, rtl, baseline)
+        flags = (MISSING if missing else 0) | (OVERHANG if before or after else 0) | (RTL if rtl else 0)
+        return Piece(strip, index << _METRICS_SHIFT | flags, length, spans, tuple(missing), before, after)
+
+    def _draw_runs(
+        self, text: str, runs: Sequence[Run], rtl: int, baseline: int
+    ) -> tuple[bytes, bytes, bytes, bytes]:
+        """The columns of the box, those left and right of it that have ink, and the spans of the clusters.
+
+        Inks of letters that follow each other rarely share a column, so the columns of a word are those of its letters
+        with paper between, joined. Marks and colours go the long way round. This runs for every new word.
+        """
+        placed: list[_Placed] = []
+        starts: list[int] = []  # of clusters, from left to right
+        widths: list[int] = []
+        chunks: list[bytes] = []
+        size = self.column_bytes
+        left = x = end = 0
+        plain = True
         for run in reversed(runs) if rtl else runs:
-            face, first, part = run.face, run.start, text[run.start : run.end]
-            if face < 0:
-                face = self.chain.missing
-                missing += [(first + i, character) for i, character in enumerate(part)]
+            face = run.face if run.face >= 0 else self.chain.missing
+            first = run.start
+            cells = self._cells.setdefault((face, baseline), {})
             at = -1
-            for glyph, cluster, advance, right, up in self._glyphs(part, run, face, bool(rtl)):
+            for glyph, cluster, advance, right, up in self._glyphs(text[first : run.end], run, face, bool(rtl)):
                 if cluster != at:
                     at = cluster
                     starts.append(first + cluster)
-                    columns.append(advance)
+                    widths.append(advance)
                 else:
-                    columns[-1] += advance
+                    widths[-1] += advance
                 placed.append((face, glyph, x + right, up))
+                ink, offset = (not up and cells.get(glyph)) or self._cell(face, glyph, baseline - up)
+                if ink and plain:
+                    column = x + right + offset
+                    shared = end - column if chunks else min(0, -column)
+                    if shared < 0:
+                        chunks.append(blank(-shared * size))
+                    elif shared:
+                        cut = shared * size
+                        if len(chunks[-1]) >= cut <= len(ink):
+                            chunks[-1], tail = chunks[-1][:-cut], chunks[-1][-cut:]
+                            ink = bytes(map(_darken, tail, ink)) + ink[cut:]
+                        else:
+                            plain = False
+                    elif not chunks:
+                        left = min(0, column)
+                    chunks.append(ink)
+                    end = column + len(ink) // size
+                elif ink is None:
+                    plain = False
                 x += advance
         # clusters are whole and in order, so each ends where the next one in the text begins
         ends = [len(text), *starts[:-1]] if rtl else [*starts[1:], len(text)]
-        spans = array("i", [number for start, end, width in zip(starts, ends, columns) for number in (end - start, width)])
-        return placed, spans.tobytes(), x, tuple(missing)
+        spans = array("q", [width << 32 | stop - start for start, stop, width in zip(starts, ends, widths)]).tobytes()
+        if plain:
+            chunks.append(blank((x - end) * size if x > end else 0))
+            strip, end = b"".join(chunks), max(x, end)
+        else:
+            strip, left, end = self._compose(placed, x, baseline)
+        if self.config.color == "binary":
+            strip = strip.translate(_TO_BINARY)
+        if not left and end == x:
+            return strip, b"", b"", spans
+        edges = -left * size, (x - left) * size
+        return strip[edges[0] : edges[1]], _if_inked(strip[: edges[0]]), _if_inked(strip[edges[1] :]), spans
 
     def _glyphs(self, part: str, run: Run, face: int, rtl: bool) -> Sequence[tuple[int, int, int, int, int]]:
         font = self.chain.faces[face]
@@ -404,60 +442,23 @@ class Typesetter:
             self._inks[face, glyph] = ink
             self._cell_bytes += ink.coverage.size + 200
             if self._cell_bytes > _GLYPH_BYTES:
-                self._inks, self._cells, self._cell_bytes = {}, {}, 0
+                self._inks, self._cell_bytes = {(face, glyph): ink}, 0
+                for cells in self._cells.values():
+                    cells.clear()
         return ink
 
-    def _ink_of(self, placed: Sequence[_Placed], width: int, baseline: int) -> tuple[bytes, bytes, bytes]:
-        """Ink of glyphs added up: the columns of the box, those left of it and those right of it.
-
-        The columns of a glyph are one whole number of many bytes, so that placing it is a shift and adding it an `or`.
-        That is exact while no bit of ink meets another: then the bytes of a sum are the bytes of the `or`. Where bits
-        meet, the bytes are added one by one.
-        """
-        total = left = 0
-        right = width
-        size = self.column_bytes
-        cells = self._cells
-        for face, glyph, x, up in placed:
-            cell = cells.get((face, glyph, baseline - up))
-            if cell is None:
-                cell = self._cell(face, glyph, baseline - up)
-            ink, first, columns = cell
-            if not columns:
-                continue
-            if x + first < left:
-                total <<= (left - x - first) * size * 8
-                left = x + first
-            right = max(right, x + first + columns)
-            if ink < 0:
-                return self._compose(placed, width, baseline)
-            shift = (x + first - left) * size * 8
-            if total & ink << shift:
-                total, ink = _add_up(total, shift, ink)
-            total |= ink << shift
-        columns = ((1 << (right - left) * size * 8) - 1 ^ total).to_bytes((right - left) * size, "little")
-        if self.config.color == "binary":
-            columns = columns.translate(_TO_BINARY)
-        if not left and right == width:
-            return columns, b"", b""
-        before, strip, after = columns[: -left * size], columns[-left * size : (width - left) * size], b""
-        after = columns[(width - left) * size :]
-        return strip, _if_inked(before), _if_inked(after)
-
-    def _cell(self, face: int, glyph: int, baseline: int) -> tuple[int, int, int]:
-        """Columns of a glyph as one number, lowest column first; px from the origin to them; how many.
-
-        Negative for a glyph in colour, which is not ink that can be added up.
-        """
-        ink = self._ink(face, glyph)
-        columns = np.zeros((ink.coverage.shape[1], self.height, self.channels), np.uint8)
-        number = -1
-        if ink.coverage.ndim == 2:
-            rows, first, last = self._rows(ink, baseline)
-            columns[:, rows : rows + last - first] = ink.coverage[first:last].T[:, :, None]
-            number = int.from_bytes(columns.tobytes(), "little")
-        cell = self._cells[face, glyph, baseline] = (number, ink.left, len(columns))
-        self._cell_bytes += columns.size + 200
+    def _cell(self, face: int, glyph: int, baseline: int) -> tuple[bytes | None, int]:
+        """Columns of a glyph and px from its origin to them; None for a glyph in colour, which has to be mixed."""
+        cells = self._cells.setdefault((face, baseline), {})
+        cell = cells.get(glyph)
+        if cell is None:
+            ink = self._ink(face, glyph)
+            columns = np.full((ink.coverage.shape[1], self.height, self.channels), PAPER, np.uint8)
+            if ink.coverage.ndim == 2:
+                row, first, last = self._rows(ink, baseline)
+                columns[:, row : row + last - first] -= ink.coverage[first:last].T[:, :, None]
+            cell = cells[glyph] = (columns.tobytes() if ink.coverage.ndim == 2 else None, ink.left)
+            self._cell_bytes += columns.size + 200
         return cell
 
     def _rows(self, ink: Bitmap, baseline: int) -> tuple[int, int, int]:
@@ -466,22 +467,18 @@ class Typesetter:
         first = min(max(0, -top), ink.coverage.shape[0])
         return max(0, top), first, max(first, min(ink.coverage.shape[0], self.height - top))
 
-    def _compose(self, placed: Sequence[_Placed], width: int, baseline: int) -> tuple[bytes, bytes, bytes]:
-        """What `_ink_of` does, where a glyph has colours: pixel by pixel."""
+    def _compose(self, placed: Sequence[_Placed], width: int, baseline: int) -> tuple[bytes, int, int]:
+        """Ink of glyphs added up pixel by pixel: columns, the first of them and the end; `width` of them at least."""
         inks = [(self._ink(face, glyph), x, up) for face, glyph, x, up in placed]
         left = min([0, *(ink.left + x for ink, x, _ in inks if ink.coverage.size)])
-        right = max([width, *(ink.left + x + ink.coverage.shape[1] for ink, x, _ in inks if ink.coverage.size)])
-        paper = np.full((right - left, self.height, self.channels), PAPER, np.int32)
+        end = max([width, *(ink.left + x + ink.coverage.shape[1] for ink, x, _ in inks if ink.coverage.size)])
+        paper = np.full((end - left, self.height, self.channels), PAPER, np.int32)
         for ink, x, up in inks:
             row, first, last = self._rows(ink, baseline - up)
             column = ink.left + x - left
             target = paper[column : column + ink.coverage.shape[1], row : row + last - first]
             _add_ink(target, ink.coverage[first:last].swapaxes(0, 1))
-        columns = np.maximum(paper, 0).astype(np.uint8).tobytes()
-        if self.config.color == "binary":
-            columns = columns.translate(_TO_BINARY)
-        edges = -left * self.column_bytes, (width - left) * self.column_bytes
-        return columns[edges[0] : edges[1]], _if_inked(columns[: edges[0]]), _if_inked(columns[edges[1] :])
+        return np.maximum(paper, 0).astype(np.uint8).tobytes(), left, end
 
     def join(self, parts: Sequence[tuple[Piece, int, int]], width: int, length: int) -> Piece:
         """One piece from several, from left to right: (piece, column, first character) each, on `width` columns.
@@ -532,12 +529,9 @@ def _joined_spans(parts: Sequence[tuple[Piece, int, int]], width: int, size: int
     return joined.tobytes()
 
 
-def _add_up(total: int, shift: int, ink: int) -> tuple[int, int]:
-    """Take the bytes where ink meets ink out of a total and put their sums, at most 255, into the ink."""
-    num_bytes = (ink.bit_length() + 7) // 8
-    there = total >> shift & (1 << num_bytes * 8) - 1
-    sums = map(add, there.to_bytes(num_bytes, "little"), ink.to_bytes(num_bytes, "little"))
-    return total ^ there << shift, int.from_bytes(bytes([min(sum, 255) for sum in sums]), "little")
+def _darken(paper: int, other: int) -> int:
+    """A value of paper where two inks add up."""
+    return paper + other - PAPER if paper + other > PAPER else 0
 
 
 def _add_ink(paper: np.ndarray, ink: np.ndarray) -> None:

@@ -17,7 +17,9 @@ import numpy as np
 from render.errors import RenderError
 from render.face import Bitmap
 
-_UNITS = 64  # FreeType measures in 1/64 px
+_UNITS = 64  # FreeType measures in 1/64 px,
+_FIXED = 1 << 16  # and what is no length in 1/65536
+_HAS_COLOR = 1 << 14  # FT_FACE_FLAG_COLOR, which freetype-py does not name
 _FLAGS = {"light": ft.FT_LOAD_TARGET_LIGHT, "none": ft.FT_LOAD_NO_HINTING}
 _NOTHING = np.zeros((0, 0), np.uint8)
 
@@ -25,7 +27,8 @@ _NOTHING = np.zeros((0, 0), np.uint8)
 class Rasterizer:
     """FreeType's view of a font.
 
-    data: bytes of the font file, kept alive here. Raises RenderError naming `where` if FreeType cannot open it.
+    data: bytes of the font file, kept alive here. ascent, descent: px of a line, where `has_size`. Raises RenderError
+    naming `where` if FreeType cannot open it.
     """
 
     def __init__(self, data: bytes, index: int, size: float, hinting: str, where: str, axes: dict[str, float]):
@@ -37,7 +40,7 @@ class Rasterizer:
         _check(status, f"{where}: not a font that FreeType can open; give a TTF, OTF or TTC file")
         if axes:
             self._set_axes(axes, where)
-        self._set_size(size, where)
+        self.has_size = self._set_size(size, where)
         # FreeType has rounded these outwards to whole pixels; fonts of bitmaps only state them per size
         metrics = self._face.contents.size.contents.metrics
         self.ascent, self.descent = metrics.ascender // _UNITS, -(metrics.descender // _UNITS)
@@ -45,23 +48,33 @@ class Rasterizer:
     def _set_axes(self, axes: dict[str, float], where: str) -> None:
         master = ctypes.POINTER(ft.FT_MM_Var)()
         _check(ft.FT_Get_MM_Var(self._face, ctypes.byref(master)), f"{where}: not a variable font; leave the axes out")
-        count = master.contents.num_axis
-        values = (ft.FT_Fixed * count)()
-        for i in range(count):
-            axis = master.contents.axis[i]
-            tag = axis.tag.to_bytes(4, "big").decode("ascii")
-            values[i] = round(axes[tag] * 65536) if tag in axes else axis.default  # FreeType keeps 16.16 fixed point
-        _check(ft.FT_Set_Var_Design_Coordinates(self._face, count, values), f"{where}: FreeType refuses the axes")
+        axis = [master.contents.axis[i] for i in range(master.contents.num_axis)]
+        known = {a.tag.to_bytes(4, "big").decode("latin-1"): (a.minimum, a.default, a.maximum) for a in axis}
+        ft.FT_Done_MM_Var(self._library, master)
+        for tag, value in axes.items():
+            if tag not in known:
+                raise RenderError(f"{where}: has no axis {tag!r}; its axes are {', '.join(known)}")
+            low, _, high = (number / _FIXED for number in known[tag])
+            if not low <= value <= high:
+                raise RenderError(f"{where}: {tag} = {value:g}; this font has {low:g} to {high:g}")
+        values = (ft.FT_Fixed * len(known))()
+        for i, (tag, (_, default, _)) in enumerate(known.items()):
+            values[i] = round(axes[tag] * _FIXED) if tag in axes else default
+        status = ft.FT_Set_Var_Design_Coordinates(self._face, len(known), values)
+        _check(status, f"{where}: FreeType refuses the axes")
 
-    def _set_size(self, size: float, where: str) -> None:
+    def _set_size(self, size: float, where: str) -> bool:
+        """False for emoji kept as PNG of another size: shape.py scales them, and there is nothing to draw here."""
         if ft.FT_Set_Char_Size(self._face, 0, int(size * _UNITS), 0, 0) == 0:
-            return
+            return True
         # a font of bitmaps: only its own sizes can be set
         strikes = [self._face.contents.available_sizes[i] for i in range(self._face.contents.num_fixed_sizes)]
         for i, strike in enumerate(strikes):
             if strike.height == round(size):
                 _check(ft.FT_Select_Size(self._face, i), f"{where}: FreeType refuses size {strike.height}")
-                return
+                return True
+        if strikes and self._face.contents.face_flags & _HAS_COLOR:
+            return False
         heights = ", ".join(str(strike.height) for strike in strikes) or "none"
         raise RenderError(f"{where}: has bitmaps of {heights} px only, not of {size:g}; set render.size to one of them")
 

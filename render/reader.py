@@ -27,7 +27,7 @@ from render.errors import RenderError
 from render.fonts import FontFile
 from render.layouts.adaptive import _HANGUL, _JOINING
 from render.pieces import ALONE
-from render.reading.arcs import Arcs
+from render.reading.arcs import Arcs, melts
 from render.reading.clusters import Drawn, characters_of, default_scripts, lines_of, rarity, shape, shape_line
 from render.reading.exact import KERN_REACH, Lanes, find_exact
 from render.reading.order import logical_orders, text_in_order
@@ -104,12 +104,13 @@ class Reader:
             self.scripts = self.scripts or default_scripts(chain)
             characters = characters_of(chain, self.scripts)
         self._apart = config.layout == "bigrams" and config.unit == "code-point"
+        self._kerns: dict[int, bool] = {}
+        self._drawn: list[Drawn] = []
         self._drawn = self._collect(characters, sample)
         self._loose = any(cluster.rtl for cluster in self._drawn)
         self._arcs: dict[int | None, Arcs] = {}
         self._kerning: dict[tuple[int | None, int], list[tuple[int, np.ndarray | None]]] = {}
         self._lanes: dict[int | None, tuple[Lanes, list[int]]] = {}
-        self._kerns: dict[int, bool] = {}
         self._partner_lists: dict[tuple, dict[str | None, tuple[np.ndarray, list[str]]]] = {}
         self._pairs: dict[tuple[str, int, str, int], int | None] = {}
         self._kinds: dict[int | None, np.ndarray] = {}
@@ -211,8 +212,7 @@ class Reader:
         energy, baseline, arcs, found = best
         if energy > 1e-3:
             price = 1 / self._weight(energy / pixels)
-            import os
-            noisy = Settings(margin=float(os.environ.get("M","4")) + float(os.environ.get("N","12")) * price, keep=int(os.environ.get("K","6")), most=int(os.environ.get("MO","32")), price=price)
+            noisy = Settings(margin=4 + 12 * price, keep=6, most=32, price=price)
             prior = self._prior(arcs, found)
             found = self._search(baseline, ink, pad, last, rules, noisy, fits_end, prior)
         text = self._text(arcs, found, ink, fits_end)
@@ -324,7 +324,28 @@ class Reader:
                 if cluster.rtl or (script_of(cluster.text[0]) or "Latn") not in _KERNED:
                     ids = cluster.glyphs
                 found.setdefault((cluster.text, cluster.face, cluster.rtl, *ids), cluster)
-        return list(found.values())
+        self._drawn = list(found.values())
+        return self._drawn + ([] if self._apart else self._melting())
+
+    def _melting(self) -> list[Drawn]:
+        """Pairs of common clusters whose inks do not simply add up."""
+        binary = self.config.color == "binary"
+        found = []
+        for face, script in {(c.face, c.script) for c in self._drawn}:
+            if not self._face_kerns(face) or script not in _KERNED:
+                continue
+            common = [c for c in self._drawn if c.face == face and c.script == script and _is_common(c)]
+            own = {c.text: sum(glyph.advance for glyph in c.glyphs) for c in common}
+            by_text = {c.text: c for c in common}
+            pairs = " ".join(a + b for a, b in product(own, own))
+            for pair in shape_line(pairs, self._chain, "ltr"):
+                if pair.text in own and pair.at % 3 == 0:
+                    kerned = sum(glyph.advance for glyph in pair.glyphs) - own[pair.text]
+                    other = pairs[pair.at + 1]
+                    if kerned < 0 and melts(by_text[pair.text], by_text[other], kerned, self._chain, binary):
+                        moved = pair.glyphs + by_text[other].glyphs
+                        found.append(by_text[other]._replace(text=pair.text + other, glyphs=moved))
+        return found
 
     def _pictures(self) -> dict[int | None, tuple[int | None, Arcs]]:
         """Arcs by baseline; the baseline that most lines have comes first."""
@@ -356,7 +377,7 @@ class Reader:
     def _lanes_of(self, baseline: int | None, arcs: Arcs) -> tuple[Lanes, list[int]]:
         if baseline not in self._lanes:
             kerns = not self._apart and any(self._face_kerns(face) for face in set(arcs.face.tolist()))
-            self._lanes[baseline] = Lanes(arcs, kerns), self._kinds_of(baseline, arcs).tolist()
+            self._lanes[baseline] = Lanes(arcs, kerns, self._apart), self._kinds_of(baseline, arcs).tolist()
         return self._lanes[baseline]
 
     def _face_kerns(self, face: int) -> bool:
@@ -468,6 +489,10 @@ _WRITTEN_TOGETHER = {script: ("Hani", "Hira", "Kana", "Hang", "Bopo") for script
 _OTHER_SCRIPT = 8.0  # nats
 _KERNED_RARITY = 5.0  # clusters rarer than this are taken to be unkerned when a strip is noisy
 _KERNED = {"Latn", "Grek", "Cyrl", "Armn", "Geor"}
+
+
+def _is_common(cluster: Drawn) -> bool:
+    return len(cluster.text) == 1 and cluster.text.isalnum() and rarity(cluster.text) <= 3.5
 
 
 def _shifted(node, by: int):

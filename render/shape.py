@@ -16,7 +16,7 @@ _HALF = _UNITS // 2
 
 
 class Shaper:
-    """HarfBuzz's view of a font. data: bytes of the font file; axes: of a variable font, by tag."""
+    """HarfBuzz's view of a font. data: bytes of the font file; axes: of a variable font, by tag; ascent, descent: px."""
 
     def __init__(self, data: bytes, index: int, size: float, axes: dict[str, float]):
         self._face = hb.Face(data, index)
@@ -26,6 +26,8 @@ class Shaper:
         if axes:
             self._font.set_variations(axes)
         self._characters = self._face.unicodes
+        line = self._font.get_font_extents("ltr")
+        self.ascent, self.descent = -(-line.ascender // _UNITS), -(line.descender // _UNITS)  # rounded outwards
         self._buffer = hb.Buffer()
 
     def covers(self, character: str) -> bool:

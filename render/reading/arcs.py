@@ -11,10 +11,12 @@ import numpy as np
 
 from render.face import Bitmap
 from render.fonts import Chain
+from render.graphemes import boundaries
 from render.reading.clusters import Drawn, rarity
 
 PROBE = 5  # columns by which candidates are picked, before whole pictures are compared
 _WIDEST_OVERHANG = 24
+_PLAIN = 2.0  # nats
 
 
 class Arcs:
@@ -32,7 +34,7 @@ class Arcs:
         shapes: list[tuple[int, int]] = []
         self.members: list[list[Drawn]] = []
         for cluster in drawn:
-            picture = _picture(cluster, chain, inks, baselines[cluster.face], height)
+            picture = _picture(cluster, chain, inks, baselines[cluster.face], height, 128 if binary else 1)
             if picture is None:
                 continue
             ink, before, advance = picture
@@ -57,6 +59,8 @@ class Arcs:
         self.rarity = np.array([rarity(members[0].text) for members in self.members], np.float32)
         self.is_space = np.array([members[0].text == " " for members in self.members], bool)
         self.face = np.array([members[0].face for members in self.members], np.int32)
+        # grapheme clusters, of which a ligature has several
+        self.weight = np.array([max(1, len(boundaries(members[0].text))) for members in self.members], np.int32)
         self.rtl = np.array([members[0].rtl for members in self.members], bool)
         # the first columns inside each box, as the search compares them
         columns = np.arange(PROBE)
@@ -80,9 +84,12 @@ class Arcs:
 
 
 def _picture(
-    cluster: Drawn, chain: Chain, inks: dict[tuple[int, int], Bitmap], baseline: int, height: int
+    cluster: Drawn, chain: Chain, inks: dict[tuple[int, int], Bitmap], baseline: int, height: int, visible: int
 ) -> tuple[np.ndarray, int, int] | None:
-    """Ink uint8 [columns, rows], columns before the origin, and advance; None if it takes no room or far too much."""
+    """Ink uint8 [columns, rows], columns before the origin, and advance; None if it takes no room or far too much.
+
+    visible: the least ink that shows.
+    """
     advance = sum(glyph.advance for glyph in cluster.glyphs)
     if advance <= 0:
         return None
@@ -104,12 +111,32 @@ def _picture(
         first, last = max(0, -top), min(len(coverage), height - top)
         if first < last:
             canvas[at - left : at - left + coverage.shape[1], top + first : top + last] += coverage[first:last].T
-    if not canvas.any() and cluster.text != " ":
-        return None
+    if not canvas.any() and rarity(cluster.text) > _PLAIN:
+        return None  # cut off altogether; only what is common is worth reading from a gap
     ink = np.minimum(canvas, 255).astype(np.uint8)
-    # empty columns outside the box (rows cut off) are no overhang
-    while left < 0 and not ink[0].any():
-        ink, left = ink[1:], left + 1
-    while len(ink) + left > advance and not ink[-1].any():
-        ink = ink[:-1]
+    # what leaves the box and cannot be seen (rows cut off, grey too light for a binary strip) is no overhang
+    if left < 0 and not (ink[:-left] >= visible).any():
+        ink, left = ink[-left:], 0
+    if right > advance and not (ink[advance - left :] >= visible).any():
+        ink = ink[: advance - left]
     return ink, -left, advance
+
+
+def melts(one: Drawn, two: Drawn, kerned: int, chain: Chain, binary: bool) -> bool:
+    """Whether two clusters, the second moved by kerning, draw something else than each by itself: inks that add up to
+    more than full, or two light greys to what a binary strip shows. The search takes such a pair as one cluster.
+    """
+    inks: dict[tuple[int, int], Bitmap] = {}
+    height = baseline = 64  # room enough for both, whatever the strip
+    pictures = [_picture(cluster, chain, inks, baseline - 16, height, 1) for cluster in (one, two)]
+    if pictures[0] is None or pictures[1] is None:
+        return False
+    (a, before_a, advance), (b, before_b, _) = pictures
+    start = before_a + advance + kerned - before_b  # of the second picture, in that of the first
+    if start < 0 or start >= len(a):
+        return False
+    shared = a[start : start + len(b)].astype(np.int32), b[: len(a) - start].astype(np.int32)
+    total = shared[0] + shared[1]
+    if binary:
+        return bool(((total > 127) & (shared[0] <= 127) & (shared[1] <= 127)).any())
+    return bool((total > 255).any())

@@ -20,6 +20,7 @@ from render.scripts import script_of
 
 CJK = ("Hani", "Hira", "Kana", "Bopo", "Hang")
 _COMMON_BLOCKS = [(0x20, 0xFF), (0x2010, 0x2027), (0x2030, 0x205E), (0x20A0, 0x20C0), (0x2100, 0x22FF)]
+_COMMON_BLOCKS += [(0x60C, 0x60C), (0x61B, 0x61F), (0x640, 0x640), (0x660, 0x669), (0x964, 0x965), (0x387, 0x387)]
 _CJK_BLOCKS = [(0x3000, 0x303F), (0x30A0, 0x30A0), (0x30FB, 0x30FC), (0xFF00, 0xFFEF)]
 _HAN_BLOCKS = [(0x3005, 0x3007), (0x4E00, 0x9FFF)]
 _LAST_OF_BUILTIN = 0x3000  # the font of this project draws nothing beyond
@@ -35,6 +36,7 @@ class Drawn(NamedTuple):
     script: str | None
     rtl: bool
     glyphs: tuple[Glyph, ...]
+    at: int = 0  # in the line that it was shaped in
 
 
 def default_scripts(chain: Chain) -> list[str]:
@@ -214,7 +216,7 @@ def shape_line(line: str, chain: Chain, base: str) -> Iterator[Drawn]:
             groups.setdefault(glyph.cluster, []).append(glyph)
         for start, group in groups.items():
             text = part[start : ends[start]]
-            yield Drawn(text, run.face, run.script, rtl, tuple(glyph._replace(cluster=0) for glyph in group))
+            yield Drawn(text, run.face, run.script, rtl, tuple(glyph._replace(cluster=0) for glyph in group), run.start + start)
 
 
 def rarity(text: str) -> float:
@@ -243,5 +245,5 @@ _RARITY = [
     (0x2018, 0x201D, 1.0), (0x2013, 0x2014, 1.5), (0x2026, 0x2026, 6.0), (0xC0, 0xFF, 5.0), (0x131, 0x131, 5.5),
     (0x100, 0x17F, 6.0), (0x391, 0x3C9, 2.5), (0x386, 0x3CE, 4.0), (0x410, 0x44F, 2.0), (0x401, 0x45F, 3.5),
     (0x490, 0x491, 3.5), (0x5D0, 0x5EA, 2.0), (0x621, 0x64A, 2.0), (0x900, 0xFFF, 2.0), (0x3041, 0x30FC, 2.0),
-    (0x3001, 0x3002, 1.0), (0x4E00, 0x9FFF, 3.0), (0xAC00, 0xD7A3, 3.0), (0xFF01, 0xFF5E, 2.0), (0xA0, 0xBF, 5.0),
+    (0x60C, 0x61F, 1.0), (0x660, 0x669, 3.0), (0x3001, 0x3002, 1.0), (0x4E00, 0x9FFF, 3.0), (0xAC00, 0xD7A3, 3.0), (0xFF01, 0xFF5E, 2.0), (0xA0, 0xBF, 5.0),
 ]  # fmt: skip

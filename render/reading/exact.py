@@ -13,6 +13,7 @@ import numpy as np
 
 from render.reading.arcs import Arcs
 from render.reading.search import Node, Rules
+from render.scripts import script_of
 
 _PREFIXES = (8, 6, 4, 3, 2, 1)  # columns
 _MOST_STEPS = 3000
@@ -23,11 +24,14 @@ _USUAL_REACH = 3  # px of a box that a neighbour changes; more is left to the se
 class Lanes:
     """Pictures as integers, and the tables to find them by."""
 
-    def __init__(self, arcs: Arcs, kerns: bool):
+    def __init__(self, arcs: Arcs, kerns: bool, drawn_apart: bool):
         self.arcs, self.kerns = arcs, kerns
         height = arcs.flat.shape[1]
         self.column_bytes = (height + 7) // 8 if arcs.binary else height
         self.lane = 8 * self.column_bytes
+        self.weight = [1] * len(arcs) if drawn_apart else arcs.weight.tolist()
+        scripts = [{script_of(member.text[0]) for member in members} for members in arcs.members]
+        scripts = [set() if None in own else own for own in scripts]
         packed = self.pack(arcs.flat)
         size = self.column_bytes
         self.pictures, prefixes = [], {k: {} for k in _PREFIXES}
@@ -55,6 +59,9 @@ class Lanes:
             [((1 << columns * self.lane) - 1, table) for columns, table in tables.items() if table]
             for tables in (boxes, prefixes)
         )
+        apart = {script: 1 << i for i, script in enumerate(sorted({s for own in scripts for s in own}))}
+        # bits of the scripts in which a picture can be written; all of them for digits and signs
+        self.scripts = [sum(map(apart.__getitem__, own)) if own else -1 for own in scripts]
         self.widest = max(self.advance, default=1)
         self.shifts = sorted(range(-KERN_REACH, 3), key=abs) if kerns else [0]
         self.starts = sorted(set(self.before))
@@ -94,14 +101,14 @@ def find_exact(
         after = 0 if rules.drawn_apart or arc < 0 else lanes.after[arc]
         return first + -(-(end + after - first) // edges) * edges
 
-    # a state: end, arc, origin, parent, place in its unit, after a lone letter, base column, ink from there on
-    root = (first, -1, first, None, 0, False, first - reach, 0)
+    # a state: end, arc, origin, parent, place in its unit, after a lone letter, base column, ink from there on, scripts
+    root = (first, -1, first, None, 0, False, first - reach, 0, -1)
     stack: list[tuple] = [(root, 0)]
     seen: set[tuple] = set()
     steps = 0
     while stack:
         state, stage = stack.pop()
-        end, arc, _, _, place, _, base, drawn = state
+        end, arc, _, _, place, _, base, drawn, known = state
         steps += 1
         if steps > _MOST_STEPS:
             return None
@@ -116,7 +123,7 @@ def find_exact(
             stack.append((state, stage + 1))
         is_partial = stage == lanes.last_stage or stage == 2
         found = []
-        for column, shift, new_place, lone, before in _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges):
+        for column, shift, place_before, lone, before in _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges):
             if column >= last:
                 continue
             pending = drawn >> (column - base) * lane if column > base else drawn << (base - column) * lane
@@ -126,6 +133,9 @@ def find_exact(
             for mask, table in lanes.prefixes if is_partial else lanes.boxes:
                 for other in table.get(key & mask, ()):
                     if before is not None and lanes.before[other] != before:
+                        continue
+                    new_place = place_before + lanes.weight[other] if rules.unit else 1
+                    if new_place > rules.unit > 0 and lanes.weight[other] > 1 and place_before:
                         continue
                     finish = column + lanes.advance[other]
                     name = (finish, other, new_place, lone)
@@ -140,7 +150,7 @@ def find_exact(
                     new_base = max(base, finish - reach)
                     if differs & ((1 << (new_base - base) * lane) - 1):
                         continue
-                    if rules.unit and new_place > 1 and not _may_follow(lanes, rules, kinds, arc, other, is_space):
+                    if rules.unit and place_before and not _may_follow(lanes, rules, kinds, arc, other, is_space):
                         continue
                     if lone and kinds[other] == 0:
                         continue
@@ -149,11 +159,12 @@ def find_exact(
                     open_end = bool(differs & ((1 << (finish - base) * lane) - 1))
                     if open_end and (not is_partial or differs & ((1 << max(0, column - base) * lane) - 1)):
                         continue
+                    scripts = known & lanes.scripts[other] or lanes.scripts[other]
                     rest = ink_now >> (new_base - base) * lane
-                    child = (finish, other, column, state, new_place, lone, new_base, rest)
+                    child = (finish, other, column, state, new_place, lone, new_base, rest, scripts)
                     found.append((name, child))
-        if len(found) > 1:  # a wide cluster before two narrow ones, a common one before a rare one
-            found.sort(key=lambda item: lanes.merit[item[1][1]])
+        if len(found) > 1:  # the script of the line first, wide clusters before narrow ones, common before rare
+            found.sort(key=lambda item: (known & lanes.scripts[item[1][1]] != 0, lanes.merit[item[1][1]]))
         stack += [(child, 0) for _, child in found]
         if not is_partial:
             seen.update(name for name, _ in found)
@@ -168,15 +179,15 @@ def _may_follow(lanes: Lanes, rules: Rules, kinds: list[int], arc: int, other: i
 
 
 def _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges) -> list[tuple]:
-    """Where the next cluster may stand: (column, kerning or None, place in its unit, after a lone letter, its overhang).
+    """Where the next cluster may stand: (column, kerning or None, clusters before it in its unit, after a lone letter, overhang).
 
     Kerned places are tried in the second and fourth stage.
     """
     end, arc, _, _, place = state[:5]
     if arc < 0:
         if rules.unit and not rules.drawn_apart:
-            return [(end + shift, None, 1, False, shift) for shift in lanes.starts]
-        return [(end, None, 1, False, None)]
+            return [(end + shift, None, 0, False, shift) for shift in lanes.starts]
+        return [(end, None, 0, False, None)]
     goes_on, jumps = True, False
     if rules.unit:
         kind = kinds[arc] if rules.adaptive else 0
@@ -200,17 +211,17 @@ def _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges) -> list
             shifts = [0]
         else:
             shifts = ([0], lanes.shifts[1:], [0], lanes.shifts[1:])[stage]
-        moves += [(end + shift, None if rules.drawn_apart else shift, place + 1 if rules.unit else 1, False, None) for shift in shifts]
+        moves += [(end + shift, None if rules.drawn_apart else shift, place, False, None) for shift in shifts]
     if jumps and (stage == 0 or stage == (2 if lanes.kerns else 1)):
         if rules.unit:
             edge = unit_end(end, arc)
-            lone = rules.adaptive and place == 1 and not is_space and not rules.loose and kinds[arc] == 0
+            lone = rules.adaptive and place < rules.unit and not is_space and not rules.loose and kinds[arc] == 0
             starts = [0] if rules.drawn_apart else lanes.starts
-            moves += [(edge + s, None, 1, lone, None if rules.drawn_apart else s) for s in starts]
+            moves += [(edge + s, None, 0, lone, None if rules.drawn_apart else s) for s in starts]
         else:
             edge = -(-end // edges) * edges
             if edge > end or not goes_on:
-                moves.append((edge, None, 1, False, None))
+                moves.append((edge, None, 0, False, None))
     return moves
 
 

@@ -53,7 +53,7 @@ class Node:
     arc: int
     start: int  # column of the arc's origin
     parent: "Node | None"
-    place: int  # of the arc in its unit, from 1
+    place: int  # clusters of its unit so far
     blank: bool  # whether a unit of one letter came before, which only something else than a letter may follow
     canvas: np.ndarray | None = None  # ink from `reach` columns before `end` on
 
@@ -262,7 +262,7 @@ class _Search:
         if jumps:
             if rules.unit:
                 edge = self._unit_end(node)
-                lone = node.place == 1 and not is_space and not rules.loose and self.kinds[node.arc] == 0
+                lone = node.place < rules.unit and not is_space and not rules.loose and self.kinds[node.arc] == 0
                 for shift, allowed in self.starts:
                     if lone and rules.adaptive:
                         others = self.kinds > 0
@@ -330,8 +330,9 @@ class _Search:
             candidates = candidates[np.argpartition(score, most)[:most]]
         costs = self._whole(node, canvas, charges, candidates, origin) + settled + self.prices[candidates]
         good = costs <= max(bound, float(costs.min()))
-        for arc, cost in zip(candidates[good].tolist(), costs[good].tolist(), strict=True):
-            yield arc, cost, column, place, lone
+        weights = arcs.weight[candidates[good]].tolist() if self.rules.unit and not self.rules.drawn_apart else None
+        for i, (arc, cost) in enumerate(zip(candidates[good].tolist(), costs[good].tolist(), strict=True)):
+            yield arc, cost, column, place + (weights[i] - 1 if weights else 0), lone
 
     def _whole(self, node, canvas, charges, candidates, origin) -> np.ndarray:
         """Cost of whole pictures over the columns up to their advance, less what those before the origin had cost."""
