@@ -15,19 +15,23 @@ import os
 import signal
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from infer import export as exporting
 from infer import inspect as inspecting
 from infer.benchmarks import bits_per_byte as measuring
 from infer.generate_tokens import DEFAULT_MAX_TOKENS, Generation, generate
 from infer.load import DTYPES, Loaded, load
+from infer.read import BUILTIN, as_report, read
 from infer.sampling import SamplingConfig
 from pixelcore.durable import write_file
 from pixelcore.errors import UserError
+from render.config import CHOICES, NAMED, RenderConfig
+from render.ocr import READERS
 
 _log = logging.getLogger(__name__)
 
@@ -338,11 +342,70 @@ examples:
     return 0
 
 
+# ------------------------------------------------------------------ read
+
+
+def run_read(argv: Sequence[str]) -> int:
+    """Read a picture of text."""
+    parser = _Parser(
+        prog="python -m infer read",
+        description="Read a PNG of rendered text: one that `python -m render --out` wrote, or a strip as it is.",
+        epilog="""examples:
+  python -m render "Hello, world" --out strip.png && python -m infer read strip.png
+  python -m infer read strip.png --preset pixel --font NotoSans.ttf --json
+  python -m infer read strip.png --set render.height=8 --set render.color=binary --scripts Latn,Cyrl
+  python -m infer read strip.png --reader tesseract""",
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", help="a PNG; how it was drawn is taken from the picture itself where it says so")
+    add("--preset", metavar="P", help=f"how it was drawn, where it does not say so: {', '.join(NAMED)}")
+    add("--layout", metavar="L", help=f"{', '.join(CHOICES['layout'])}")
+    add("--font", action="append", default=[], metavar="F", help="a font file; may be repeated: a chain")
+    add("--set", action="append", default=[], metavar="A=V", help="a field of the configuration, as in render.height=8")
+    add("--scripts", metavar="S,S", help="scripts that may occur, such as Latn,Cyrl (default: those the fonts are for)")
+    add("--reader", default=BUILTIN, metavar="R", help=f"{', '.join([BUILTIN, *READERS])} (%(default)s)")
+    add("--json", action="store_true", help="one JSON object: text, confidences, how often non-text passes for text")
+    options = parser.parse_args(argv)
+    changes: dict[str, Any] = {}
+    if options.preset is not None:
+        if options.preset not in NAMED:
+            raise UserError(f"--preset {options.preset}: unknown{_nearest(options.preset, list(NAMED))}; "
+                            f"choose {', '.join(NAMED)}")
+        changes |= RenderConfig.named(options.preset).to_dict()
+    if options.layout is not None:
+        changes["layout"] = options.layout
+    if options.font:
+        changes["fonts"] = options.font
+    changes |= dict(_setting(item) for item in options.set)
+    scripts = None if options.scripts is None else [name for name in options.scripts.split(",") if name]
+    found = read(options.file, changes=changes, scripts=scripts, reader=options.reader)
+    if options.json:
+        _write(json.dumps(as_report(found), ensure_ascii=False, indent=2), None)
+        return 0
+    if found.readable is False:
+        _log.warning("not readable: %.0f %% of the ink is explained", 100 * (found.confidence or 0))
+    _write(found.text, None)
+    return 0
+
+
+def _setting(item: str) -> tuple[str, Any]:
+    """Field and value of `render.x=v`; v is TOML, else a string."""
+    path, equals, written = item.partition("=")
+    table, dot, key = path.strip().rpartition(".")
+    if not equals or not key or (dot and table != "render"):
+        raise UserError(f"--set {item}: is not of the form render.x=v")
+    try:
+        return key, tomllib.loads(f"value = {written.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, written.strip()
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "generate": run_generate,
     "evaluate": run_evaluate,
     "inspect": run_inspect,
     "export": run_export,
+    "read": run_read,
 }
 BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"bits-per-byte": run_bits_per_byte}
 
@@ -434,7 +497,7 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-_LOGGERS = tuple(logging.getLogger(package) for package in ("infer", "kernels", "pixelcore"))
+_LOGGERS = tuple(logging.getLogger(package) for package in ("infer", "kernels", "pixelcore", "render"))
 
 
 @contextlib.contextmanager

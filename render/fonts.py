@@ -20,7 +20,7 @@ import shutil
 import struct
 import subprocess
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -77,6 +77,10 @@ class FontFile:
         """What `shape` returns, without names."""
         return self._shaper.place(text, script, rtl)
 
+    def local_characters(self, characters: Iterable[str]) -> list[str]:
+        """Those of these characters that are drawn by their two neighbours alone, in text of nothing else."""
+        return self._shaper.local_characters(characters)
+
     def bitmap(self, glyph: int) -> Bitmap:
         return self._rasterizer.draw(glyph)
 
@@ -123,25 +127,26 @@ def _read(path: Path) -> bytes:
 def _check_whole(data: bytes, index: int, where: str) -> None:
     """Refuse what is no font, and a font file that was cut off: FreeType and HarfBuzz would draw what is left of it."""
     if data[:4] not in (b"\0\1\0\0", b"OTTO", b"true", b"ttcf"):
-        raise RenderError(f"{where}: is no font of tables; give a TTF, OTF, TTC or OTB file")
+        raise RenderError(f"{where}: not a font file; give a TTF, OTF, TTC or OTB file")
     try:
-        start = 0
+        starts: tuple[int, ...] = (0,)
         if data[:4] == b"ttcf":
             (count,) = struct.unpack_from(">I", data, 8)
-            if not 0 <= index < count:
-                raise RenderError(f"{where}: has faces #0 to #{count - 1}, not #{index}")
-            (start,) = struct.unpack_from(">I", data, 12 + 4 * index)
-        elif index:
-            raise RenderError(f"{where}: is one font, not a collection; leave #{index} out")
-        (tables,) = struct.unpack_from(">H", data, start + 4)
-        for i in range(tables):
-            tag, _, offset, length = struct.unpack_from(">4sIII", data, start + 12 + 16 * i)
-            if offset + length > len(data):
-                name = tag.decode("latin-1")
-                tell = f"table {name!r} ends at byte {offset + length:,} of {len(data):,}; copy the font again"
-                raise RenderError(f"{where}: is cut off: {tell}")
+            starts = struct.unpack_from(f">{count}I", data, 12)
+        for start in starts:
+            (tables,) = struct.unpack_from(">H", data, start + 4)
+            for i in range(tables):
+                tag, _, offset, length = struct.unpack_from(">4sIII", data, start + 12 + 16 * i)
+                if offset + length > len(data):
+                    name = tag.decode("latin-1")
+                    tell = f"table {name!r} ends at byte {offset + length:,} of {len(data):,}; copy the font again"
+                    raise RenderError(f"{where}: is cut off: {tell}")
     except struct.error as cause:
         raise RenderError(f"{where}: is cut off inside its directory of tables; copy the font again") from cause
+    if not 0 <= index < len(starts):
+        if len(starts) == 1:
+            raise RenderError(f"{where}: has one face; leave #{index} out")
+        raise RenderError(f"{where}: has faces #0 to #{len(starts) - 1}, not #{index}")
 
 
 class Chain:
@@ -196,14 +201,16 @@ def open_chain(names: Sequence[str], size: float, hinting: str, height: int, box
     scale = max(1, height // _BUILTIN_ROWS)
     faces: list[Face] = []
     for name in names or ("builtin",):
-        faces += [PixelFont(scale)] if name == "builtin" else open_fonts(name, size, hinting)
+        faces += open_fonts(name, size, hinting, scale)
     only_builtin = all(isinstance(face, PixelFont) for face in faces)
     _log.info("fonts: %s", ", ".join(str(getattr(face, "path", face.name)) for face in faces))
     return Chain(faces, PixelFont(scale) if boxes and not only_builtin else None)
 
 
-def open_fonts(name: str, size: float, hinting: str) -> list[Face]:
-    """The fonts that a name stands for: one, or those of a folder."""
+def open_fonts(name: str, size: float, hinting: str, scale: int) -> list[Face]:
+    """The fonts that a name stands for: one, or those of a folder. scale: of the font of this project."""
+    if name == "builtin":
+        return [PixelFont(scale)]
     where, *suffixes = [name] if os.path.exists(name) else name.split("#")
     index, axes = None, {}
     for suffix in suffixes:
@@ -218,7 +225,7 @@ def open_fonts(name: str, size: float, hinting: str) -> list[Face]:
             raise RenderError(f"font {name!r}: {'#' + suffix!r} is neither; {tell}") from None
     found = _find(where)
     if found is None:
-        return [PixelFont(max(1, round(size) // _BUILTIN_ROWS))]
+        return [PixelFont(scale)]
     path, face = found
     if not path.is_dir():
         return [_open(path, face if index is None else index, axes, size, hinting)]

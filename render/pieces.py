@@ -50,8 +50,6 @@ _FOLLOWS = "\u0300-\u036f\u200c\u200d\u20d0-\u20ff\u302a-\u302f\u3099\u309a\ufe0
 _TOKENS = re.compile(f"[^ {_ALONE}]* |[{_ALONE}][{_FOLLOWS}]* ?|[^ {_ALONE}]+")
 ALONE = re.compile(f"[{_ALONE}]")
 _WORD = re.compile(r"\S+")
-# A word and what is written right before and after it
-_SHELL = re.compile(r"([^\w ]*)(\w(?:.*\w)?)([^\w ]*)( ?)")
 
 
 class Piece:
@@ -130,26 +128,28 @@ class Typesetter:
         self._inks: dict[tuple[int, int], Bitmap] = {}
         self._cell_bytes = 0
         # a layout that draws words on patches of their own keeps those; pieces are then only what they are made of
-        self.cache = Cache(self._build, _cost, _CACHE_BYTES // 8 if words else _CACHE_BYTES)
+        self.cache = Cache(self._build, _cost, _CACHE_BYTES // 8 if words else _CACHE_BYTES * 3 // 4)
         self.units = Cache(partial(self._build_unit, words), _cost, _CACHE_BYTES // 8)
         self.words = Cache(partial(self._build_word, words), _cost, _CACHE_BYTES * 3 // 4)
-        self.is_simple = _simple_text(self.chain.faces[0])
-        self._parting: dict[str, bool] = {}
+        first = self.chain.faces[0]
+        simple = _simple_characters(first)
+        self.is_simple = _only(simple)
+        self._is_local = _only(first.local_characters(simple) if isinstance(first, FontFile) else simple)
+        self._triples = Cache(self._middle, lambda key, columns: len(columns or b"") + 150, _CACHE_BYTES // 16)
+        self._edges = Cache(self._edge, lambda key, value: len(value[0] or b"") + 200, _CACHE_BYTES // 16)
         self.splits_at_spaces = not any(_reaches_over_spaces(face) for face in self.chain.faces)
-        self._space_strip = self.draw(" ", 0, None).strip if self.is_simple(" ") and self.splits_at_spaces else b""
-        self._space_bytes = len(self._space_strip)
 
     def forget(self) -> None:
         """Empty the caches."""
         self.cache.forget()
-        self.units.forget()
-        self.words.forget()
+        for cache in (self.units, self.words, self._triples, self._edges):
+            cache.forget()
         self._cells, self._inks, self._cell_bytes = {}, {}, 0
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of the caches."""
-        caches = (self.cache, self.units, self.words)
+        caches = (self.cache, self.units, self.words, self._triples, self._edges)
         return sum(cache.num_bytes for cache in caches) + self._cell_bytes
 
     def baseline(self, ascent: int, descent: int) -> int:
@@ -254,53 +254,70 @@ class Typesetter:
         """A piece: text left to right where it may be; (text, is right to left); (text, direction, baseline)."""
         if not isinstance(key, str):
             return self.draw(*key) if len(key) == 3 else self.draw(*key, None)
-        if key and self.is_simple(key):
-            return self._shelled(key) or self.draw(key, 0, None)
+        if self.is_simple(key):
+            return self._from_triples(key) or self.draw(key, 0, None)
         if needs_bidi(key):
             return Piece(b"", BIDI, len(key), b"")
         if len(key) > 1 and self.splits_at_spaces and ALONE.search(key) and len(_TOKENS.findall(key)) > 1:
             return Piece(b"", _CUT, len(key), b"")
         return self.draw(key, 0, None)
 
-    def _shelled(self, token: str) -> Piece | None:
-        """A word with punctuation from the word without, where the font does not kern between them; else None.
+    def _from_triples(self, token: str) -> Piece | None:
+        """A word from the columns of its letters, each as it is between its two neighbours; None if one is not alone.
 
-        Most words of a text that are new are known words with another comma.
+        New words are made of triples that were seen before: they cost a few look-ups.
         """
-        if token[0].isalnum() and token[-2:-1].isalnum():
+        if len(token) < 2 or not self._is_local(token):
             return None
-        parts = _SHELL.fullmatch(token)
-        if parts is None:
+        triples = self._triples
+        parts = list(map(triples.__getitem__, [token[i : i + 3] for i in range(len(token) - 2)]))
+        first, before = self._edges["^" + token[:2]]
+        last, after = self._edges[token[-2:] + "$"]
+        if first is None or last is None or None in parts:
             return None
-        left, core, right, space = parts.groups()
-        if not (left or right) or not space:
-            return None
-        # the word is kept with the space after it, which is how it stands in texts; the space is cut off again
-        known = self.cache[core + " "]
-        width = len(known.strip) - self._space_bytes
-        if known.after or not self._space_bytes or not known.strip.endswith(self._space_strip):
-            return None
-        strip, spans, before = known.strip[:width], known.spans[:-8], known.before
-        if left:
-            opening = self.cache[left]
-            if known.before or opening.after or not self._may_part(left[-1], core[0]):
-                return None
-            strip, spans, before = opening.strip + strip, opening.spans + spans, opening.before
-        closing = self.cache[right + space]
-        if closing.before or (right and not self._may_part(core[-1], right[0])):
-            return None
-        flags = (OVERHANG if before or closing.after else 0) | known.kind >> _METRICS_SHIFT << _METRICS_SHIFT
-        return Piece(strip + closing.strip, flags, len(token), spans + closing.spans, (), before, closing.after)
+        parts = [first, *parts, last]
+        size = self.column_bytes
+        spans = array("q", [len(part) // size << 32 | 1 for part in parts]).tobytes()
+        flags = OVERHANG if before or after else 0
+        return Piece(b"".join(parts), flags, len(token), spans, (), before, after)
 
-    def _may_part(self, a: str, b: str) -> bool:
-        """Whether two characters side by side are drawn as each by itself."""
-        known = self._parting.get(a + b)
-        if known is None:
-            face = self.chain.faces[0]
-            pair, first, second = (face.shape(text, "Latn", False) for text in (a + b, a, b))
-            apart = [glyph._replace(cluster=0) for glyph in (*first, *second)]
-            known = self._parting[a + b] = [glyph._replace(cluster=0) for glyph in pair] == apart
-        return known
+    def _middle(self, triple: str) -> bytes | None:
+        """Columns of the middle one of three letters."""
+        return self._letter(triple, 1)[0]
+
+    def _edge(self, key: str) -> tuple[bytes | None, bytes]:
+        """Columns of the first of two letters (`^ab`) or of the last (`ab$`), and its ink outside of them."""
+        if key[0] == "^" and len(key) == 3 and key[-1] != "$":
+            return self._letter(key[1:], 0)
+        return self._letter(key[:2], 1)
+
+    def _letter(self, text: str, place: int) -> tuple[bytes | None, bytes]:
+        """Columns of one letter of two or three, and the ink left or right of the text at its end of it. None where the
+        letters share a cluster, or where ink reaches over a whole letter."""
+        piece = self.draw(text, 0, None)
+        pairs = memoryview(piece.spans).cast("i").tolist()
+        widths = pairs[1::2]
+        reach = max(len(piece.before), len(piece.after)) // self.column_bytes
+        if pairs[::2] != [1] * len(text) or reach >= min(widths) or not self._stays_near(text, widths):
+            return None, b""
+        size = self.column_bytes
+        start = sum(widths[:place])
+        columns = piece.strip[start * size : (start + widths[place]) * size]
+        return columns, piece.after if place == len(text) - 1 else piece.before if not place else b""
+
+    def _stays_near(self, text: str, widths: list[int]) -> bool:
+        """Whether the ink of each letter stays on its own columns and those of its neighbours."""
+        baseline = self.baseline(*self._metrics[0])
+        x = 0
+        for i, (glyph, _, _, right, _) in enumerate(self._glyphs(text, Run(0, len(text), "Latn", 0, 0), 0, False)):
+            ink, offset = self._cell(0, glyph, baseline)
+            first = x + right + offset
+            end = first + len(ink or b"") // self.column_bytes
+            left = sum(widths[: max(0, i - 1)]) if i > 1 else first
+            if first < left or (i + 2 < len(widths) and end > sum(widths[: i + 2])):
+                return False
+            x += widths[i]
+        return True
 
     def _build_word(self, words: "Words", key: str | tuple[str, int]) -> Piece:
         """A word on patches of its own: text left to right where it may be, or (text, is right to left)."""
@@ -591,10 +608,17 @@ def _cost(key: object, piece: Piece) -> int:
     return len(piece.strip) + len(piece.spans) + len(piece.before) + len(piece.after) + 8 * len(text) + 400
 
 
-def _simple_text(face: Face) -> Callable[[str], object]:
-    """A test for text that is one Latin run in one font, without looking: letters and punctuation, no marks."""
-    ranges = ((0x20, 0x7F), (0xA1, 0xAD), (0xAE, 0x180), (0x2010, 0x2028), (0x2030, 0x205F), (0x20A0, 0x20C0))
-    characters = [chr(code) for first, end in ranges for code in range(first, end) if face.covers(chr(code))]
+# Latin letters and punctuation; not the fraction slash, which HarfBuzz takes as a wish for a fraction
+_SIMPLE = ((0x20, 0x7F), (0xA1, 0xAD), (0xAE, 0x180), (0x2010, 0x2028), (0x2030, 0x2044), (0x20A0, 0x20C0))
+
+
+def _simple_characters(face: Face) -> list[str]:
+    """What is one Latin run in one font, without looking."""
+    return [chr(code) for first, end in _SIMPLE for code in range(first, end) if face.covers(chr(code))]
+
+
+def _only(characters: Sequence[str]) -> Callable[[str], object]:
+    """A test for text of these characters alone."""
     if not characters:
         return lambda text: False
     return re.compile("[" + "".join(map(re.escape, characters)) + "]*").fullmatch

@@ -16,7 +16,8 @@ A strip that shows no text is recognised by what stays unexplained, as a share o
 import functools
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -112,6 +113,7 @@ class Reader:
         self._kerning: dict[tuple[int | None, int], list[tuple[int, np.ndarray | None]]] = {}
         self._lanes: dict[int | None, tuple[Lanes, list[int]]] = {}
         self._partner_lists: dict[tuple, dict[str | None, tuple[np.ndarray, list[str]]]] = {}
+        self._moved: dict[tuple[int, int, int], frozenset[int]] = {}
         self._pairs: dict[tuple[str, int, str, int], int | None] = {}
         self._kinds: dict[int | None, np.ndarray] = {}
 
@@ -323,7 +325,12 @@ class Reader:
                 ids = [glyph[:1] + glyph[3:] for glyph in cluster.glyphs]
                 if cluster.rtl or (script_of(cluster.text[0]) or "Latn") not in _KERNED:
                     ids = cluster.glyphs
+                if len(cluster.text) > 1 and cluster.text[-1] in "\u200c\u200d":
+                    cluster = cluster._replace(text=cluster.text[:-1])  # a joiner that was there to show a half form
                 found.setdefault((cluster.text, cluster.face, cluster.rtl, *ids), cluster)
+        if not self._apart:
+            for cluster in [part for whole in found.values() for part in _endings(whole, found)]:
+                found.setdefault((cluster.text, cluster.face, cluster.rtl, *cluster.glyphs), cluster)
         self._drawn = list(found.values())
         return self._drawn + ([] if self._apart else self._melting())
 
@@ -332,7 +339,7 @@ class Reader:
         binary = self.config.color == "binary"
         found = []
         for face, script in {(c.face, c.script) for c in self._drawn}:
-            if not self._face_kerns(face) or script not in _KERNED:
+            if not self._face_kerns(face) or script not in ("Latn", "Grek", "Cyrl"):
                 continue
             common = [c for c in self._drawn if c.face == face and c.script == script and _is_common(c)]
             own = {c.text: sum(glyph.advance for glyph in c.glyphs) for c in common}
@@ -351,22 +358,23 @@ class Reader:
         """Arcs by baseline; the baseline that most lines have comes first."""
         if not self._arcs:
             faces, setter, config = self._chain.faces, self._setter, self.config
+            binary = config.color == "binary"
             if self._apart and config.baseline == "line":
                 rows = [setter.baseline(face.ascent, face.descent) for face in faces]
-                self._arcs[None] = Arcs(self._drawn, self._chain, rows, config.height, config.color == "binary")
+                self._arcs[None] = Arcs(self._drawn, self._chain, rows, config.height, binary)
             else:
-                used = sorted({cluster.face for cluster in self._drawn})
-                pairs = [(0, 0)] if config.baseline == "fixed" else list(product(used, used))
+                counts = Counter(cluster.face for cluster in self._drawn)
+                used = [face for face, _ in counts.most_common()]
+                pairs = [(0, 0)] if config.baseline == "fixed" else [*zip(used, used), *product(used, used)]
                 found = dict.fromkeys(
-                    setter.baseline(
-                        max(faces[i].ascent, faces[j].ascent), max(faces[i].descent, faces[j].descent)
-                    )
+                    setter.baseline(max(faces[i].ascent, faces[j].ascent), max(faces[i].descent, faces[j].descent))
                     for i, j in pairs
                 )
+                lowest = max(found)
+                rows = [lowest] * len(faces)
+                tall = Arcs(self._drawn, self._chain, rows, config.height + lowest - min(found), binary)
                 for row in found:
-                    self._arcs[row] = Arcs(
-                        self._drawn, self._chain, [row] * len(faces), config.height, config.color == "binary"
-                    )
+                    self._arcs[row] = tall.cut(lowest - row, config.height)
         return {row: (row, arcs) for row, arcs in self._arcs.items()}
 
     def _kinds_of(self, baseline: int | None, arcs: Arcs) -> np.ndarray:
@@ -401,14 +409,13 @@ class Reader:
             self._kerns[face] = kerned
         return self._kerns[face]
 
-    def _moves_by(self, arcs: Arcs, arc: int, other: int) -> int | None:
-        """By how many px an arc moves another that follows it; None if they melt into something else."""
-        for member in arcs.members[arc]:
-            for partner in arcs.members[other]:
-                found = self._pair(member, partner)
-                if found is not None:
-                    return found
-        return None
+    def _moves_by(self, arcs: Arcs, arc: int, other: int) -> frozenset[int]:
+        """By how many px an arc may move another that follows it; empty if they melt into something else."""
+        key = (id(arcs), arc, other)
+        if key not in self._moved:
+            pairs = product(arcs.members[arc], arcs.members[other])
+            self._moved[key] = frozenset(moved for pair in pairs if (moved := self._pair(*pair)) is not None)
+        return self._moved[key]
 
     def _pair(self, member: Drawn, partner: Drawn) -> int | None:
         key = (member.text, member.face, partner.text, partner.face)
@@ -422,11 +429,11 @@ class Reader:
         if partner.text == " ":
             return 0 if partner.face == member.face else None
         one, other = script_of(member.text[0]), script_of(partner.text[0])
-        if member.face != partner.face or (one and other and one != other) or (one or other or "Latn") not in _KERNED:
+        if member.face != partner.face or (one and other and one != other):
             return 0
         glyphs = shape(self._chain.faces[member.face], member.text + partner.text, one or other, False)
         if all(glyph.cluster != len(member.text) for glyph in glyphs):
-            return None
+            return None if (one or other or "Latn") in _KERNED else 0  # a half form is read apart from what it joins
         moved = sum(glyph.advance for glyph in glyphs if glyph.cluster < len(member.text))
         return moved - sum(glyph.advance for glyph in member.glyphs)
 
@@ -488,7 +495,19 @@ class Reader:
 _WRITTEN_TOGETHER = {script: ("Hani", "Hira", "Kana", "Hang", "Bopo") for script in ("Hani", "Hira", "Kana", "Hang")}
 _OTHER_SCRIPT = 8.0  # nats
 _KERNED_RARITY = 5.0  # clusters rarer than this are taken to be unkerned when a strip is noisy
-_KERNED = {"Latn", "Grek", "Cyrl", "Armn", "Geor"}
+# scripts that kern letter by letter
+_KERNED = {"Latn", "Grek", "Cyrl", "Armn", "Geor", "Hira", "Kana"}
+
+
+def _endings(cluster: Drawn, known: dict[tuple, Drawn]) -> Iterator[Drawn]:
+    """The signs that end a syllable, where they are glyphs of their own: they are read apart behind longer ones."""
+    if cluster.rtl or len(cluster.text) < 2 or (script_of(cluster.text[0]) or "Latn") in _KERNED:
+        return
+    for length in range(max(1, len(cluster.text) - 3), len(cluster.text)):
+        for count in range(1, len(cluster.glyphs)):
+            start, rest = cluster.glyphs[:count], cluster.glyphs[count:]
+            if (cluster.text[:length], cluster.face, False, *start) in known and sum(glyph.advance for glyph in rest) > 0:
+                yield cluster._replace(text=cluster.text[length:], glyphs=rest)
 
 
 def _is_common(cluster: Drawn) -> bool:

@@ -6,10 +6,13 @@ pixels. Advances are those of the outlines, not of the hinted glyphs: with them 
 """
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
 import uharfbuzz as hb
 from PIL import Image
+
+from render.locality import far_reaching
 
 _UNITS = 1024  # to a pixel
 _HALF = _UNITS // 2
@@ -63,6 +66,12 @@ class Shaper:
             )
             for info, position in zip(buffer.glyph_infos or (), buffer.glyph_positions or ())
         ]
+
+    def local_characters(self, characters: Iterable[str]) -> list[str]:
+        """Those of these characters that are drawn by their two neighbours alone, in text of nothing else."""
+        glyphs = {character: {placed[0] for placed in self.place(character, None, False)} for character in characters}
+        far = far_reaching(self._face, frozenset().union(*glyphs.values()))
+        return [character for character, own in glyphs.items() if not own & far]
 
     @property
     def has_color(self) -> bool:

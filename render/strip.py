@@ -104,8 +104,7 @@ class Strip:
     def clusters(self) -> np.ndarray:
         """int32 [clusters, 5]: text, first character, end, first column, end column; from left to right."""
         if self._clusters is None:
-            found = [_clusters_of(*line, self._geometry.column_bytes) for line in self._lines]
-            self._clusters = np.concatenate(found) if found else np.zeros((0, 5), np.int32)
+            self._clusters = _clusters_of(self._lines, self._geometry.column_bytes)
         return self._clusters
 
     def _spans_of_patches(self) -> np.ndarray:
@@ -170,29 +169,33 @@ def _unpickled(made: tuple, clusters: np.ndarray, missing: tuple[Missing, ...]) 
     return strip
 
 
-def _clusters_of(text: int, line: Line, x: int, first: int, size: int) -> np.ndarray:
-    """Rows of `Strip.clusters` of one line that starts at column x and at a character of its text."""
-    pieces = line.pieces
+def _clusters_of(lines: list[tuple[int, Line, int, int]], size: int) -> np.ndarray:
+    """Rows of `Strip.clusters` of all lines: (which text, line, first column, index of its first character)."""
+    texts: list[int] = []
+    begins: list[int] = []  # columns of the pieces
+    starts: list[int] = []  # their first characters
+    pieces: list[Piece] = []
+    for text, line, x, first in lines:
+        pieces += line.pieces
+        texts += [text] * len(line.pieces)
+        for piece, start in zip(line.pieces, line.first_characters()):
+            begins.append(x)
+            starts.append(first + start)
+            x += len(piece.strip) // size
     pairs = np.frombuffer(b"".join([piece.spans for piece in pieces]), np.int32).reshape(-1, 2)
-    rows = np.empty((len(pairs), 5), np.int32)
-    rows[:, 0] = text
-    counts = np.array([len(piece.spans) for piece in pieces], np.int64) // 8
-    drawn = [len(piece.strip) // size for piece in pieces]
-    columns = np.cumsum(pairs[:, 1])
-    # pieces may be wider than their clusters (an empty patch); then each begins where the one before it ends
-    begins = x + np.cumsum([0, *drawn[:-1]]) if pieces else np.zeros(0, np.int64)
+    counts = np.array([len(piece.spans) // 8 for piece in pieces], np.int64)
     owner = np.repeat(np.arange(len(pieces)), counts)
-    heads = np.cumsum(counts) - counts
-    before = np.concatenate([[0], columns])[heads]
-    rows[:, 4] = columns - before[owner] + begins[owner]
-    rows[:, 3] = rows[:, 4] - pairs[:, 1]
-    starts = np.asarray(line.first_characters(), np.int64) + first
-    characters = np.cumsum(pairs[:, 0])
-    behind = characters - np.concatenate([[0], characters])[heads][owner]  # characters of the piece up to this cluster
+    # sums run through all pieces; what stood before the piece is taken off again
+    sums = np.cumsum(pairs, 0, np.int64)
+    sums -= np.concatenate([np.zeros((1, 2), np.int64), sums])[np.cumsum(counts) - counts][owner]
     rtl = np.array([bool(piece.kind & RTL) for piece in pieces], bool)[owner]
-    totals = np.bincount(owner, pairs[:, 0], len(pieces)).astype(np.int64)[owner]
-    rows[:, 2] = starts[owner] + np.where(rtl, totals - behind + pairs[:, 0], behind)
+    lengths = np.bincount(owner, pairs[:, 0], len(pieces)).astype(np.int64)[owner]
+    rows = np.empty((len(pairs), 5), np.int32)
+    rows[:, 0] = np.array(texts, np.int32)[owner]
+    rows[:, 2] = np.array(starts, np.int64)[owner] + np.where(rtl, lengths - sums[:, 0] + pairs[:, 0], sums[:, 0])
     rows[:, 1] = rows[:, 2] - pairs[:, 0]
+    rows[:, 4] = np.array(begins, np.int64)[owner] + sums[:, 1]
+    rows[:, 3] = rows[:, 4] - pairs[:, 1]
     return rows
 
 

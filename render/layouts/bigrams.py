@@ -155,6 +155,11 @@ def _lay_original(
         fitting = [i for i in range(kept - 1) if edges[i] <= draft.limit]
         kept = max(1, fitting[-1] if fitting else 1)
     places = starts or (lambda: list(accumulate([len(word) + 1 for word in words], initial=0))[:-1])
-    draft.add(line._replace(pieces=line.pieces[:kept], starts=lambda: [places()[i] for i in order[:kept]]), x, which)
+    shown = line._replace(pieces=line.pieces[:kept], starts=lambda: _in_order(places(), order[:kept]))
+    draft.add(shown, x, which)
     draft.end, draft.num_words = draft.edge(edges[kept]), kept
     draft.word_starts = [min(edge, draft.end) // patch for edge in edges[: kept + 1]]
+
+
+def _in_order(places: Sequence[int], order: Sequence[int]) -> list[int]:
+    return [places[i] for i in order]

@@ -6,6 +6,7 @@ box on either side; inks of neighbours add up, as they do in a strip.
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
@@ -62,19 +63,31 @@ class Arcs:
         # grapheme clusters, of which a ligature has several
         self.weight = np.array([max(1, len(boundaries(members[0].text))) for members in self.members], np.int32)
         self.rtl = np.array([members[0].rtl for members in self.members], bool)
-        # the first columns inside each box, as the search compares them
-        columns = np.arange(PROBE)
-        inside = columns < self.advance[:, None]
-        at = np.where(inside, (self.start + self.before)[:, None] + columns, 0)
-        probes = self.flat[at] * inside[:, :, None] if len(pictures) else np.zeros((0, PROBE, height), np.float32)
-        if binary:
-            probes = (probes > 0.5).astype(np.float32)
-        self.probe = np.ascontiguousarray(probes.reshape(len(pictures), -1))
-        self.probe_inside = inside.astype(np.float32)
-        self.probe_energy = (self.probe**2).sum(1)
+        self._probe()
         self.reach_before = int(self.before.max(initial=0))
         self.reach_after = int(self.after.max(initial=0))
         self.widest = int(self.advance.max(initial=1))
+
+    def _probe(self) -> None:
+        """The first columns inside each box, as the search compares them."""
+        columns = np.arange(PROBE)
+        inside = columns < self.advance[:, None]
+        at = np.where(inside, (self.start + self.before)[:, None] + columns, 0)
+        probes = self.flat[at] * inside[:, :, None] if len(self) else np.zeros((0, PROBE, 1), np.float32)
+        if self.binary:
+            probes = (probes > 0.5).astype(np.float32)
+        self.probe = np.ascontiguousarray(probes.reshape(len(self), -1))
+        self.probe_inside = inside.astype(np.float32)
+        self.probe_energy = (self.probe**2).sum(1)
+
+    def cut(self, first: int, height: int) -> "Arcs":
+        """The same pictures on fewer rows, from row `first` on: on another baseline."""
+        if first == 0 and height == self.flat.shape[1]:
+            return self
+        arcs = copy(self)
+        arcs.flat = np.ascontiguousarray(self.flat[:, first : first + height])
+        arcs._probe()
+        return arcs
 
     def __len__(self) -> int:
         return len(self.members)

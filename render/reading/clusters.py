@@ -148,6 +148,9 @@ def _joined(letters: Sequence[str], marks: Sequence[str]) -> list[str]:
     parts = [form for c in letters for m in stacks for form in (c + m, c + m + t, t + c + m, t + c + m + t)]
     parts += [form for c in melting for m in stacks for form in (c + m, t + c + m)]
     parts += [form for m in stacks for form in ("\u0644" + m + "\u0627", t + "\u0644" + m + "\u0627")]
+    basic = [c for c in letters if "\u0620" <= c <= "\u064a" and c != t]
+    pairs = [a + b for a, b in product(basic, basic)]
+    parts += [form for pair in pairs for form in (pair, t + pair, pair + t, t + pair + t)]  # some forms know neighbours
     if "\u0647" in letters:
         parts += ["\u0627\u0644\u0644\u0647", "\u0644\u0644\u0647", t + "\u0644\u0644\u0647"]
     return parts
@@ -178,6 +181,7 @@ def _syllables(letters: Sequence[str], marks: Sequence[str]) -> list[str]:
     common = consonants[:40]
     parts += [c + virama for c in consonants]
     parts += [c + virama + "\u200d" for c in consonants]
+    parts += [c + nukta + virama + "\u200d" for c in common if nukta]
     if any("DEVANAGARI" in name(c) for c in letters[:1]):
         i_sign = [s for s in signs if name(s).endswith("SIGN I")]
         ra = [c for c in consonants if name(c).endswith("LETTER RA")]
@@ -228,7 +232,7 @@ def _rarity(character: str) -> float:
     code = ord(character)
     if character.isascii():
         if character.isalpha():
-            return 0.1 * _LETTERS.index(character.lower()) + (0.5 if character.isupper() else 0.0)
+            return 0.06 * _LETTERS.index(character.lower()) + (0.5 if character.isupper() else 0.0)
         return 0.5 if character.isdigit() or character in " .,'\"" else 1.0 if character in "-!?;:()" else 3.0
     if unicodedata.category(character)[0] == "M":
         return 2.0

@@ -63,8 +63,32 @@ class Lanes:
         # bits of the scripts in which a picture can be written; all of them for digits and signs
         self.scripts = [sum(map(apart.__getitem__, own)) if own else -1 for own in scripts]
         self.widest = max(self.advance, default=1)
+        self._boxes, self._inner = boxes, {}
+        ones = int.from_bytes(b"\x01" * (self.column_bytes * (self.widest + 64)), "little")
+        self._low, self._high = ones * 0x7F, ones * 0x80
         self.shifts = sorted(range(-KERN_REACH, 3), key=abs) if kerns else [0]
         self.starts = sorted(set(self.before))
+
+    def inner(self, skipped: int) -> list[tuple[int, dict[int, list[int]]]]:
+        """Pictures by the columns of their box but the first ones, on which another ink lies."""
+        if skipped not in self._inner:
+            self._inner[skipped] = []
+            for columns, table in self._boxes.items():
+                if columns > skipped:
+                    found: dict[int, list[int]] = {}
+                    for key, arcs in table.items():
+                        found.setdefault(key >> skipped * self.lane, []).extend(arcs)
+                    self._inner[skipped].append(((1 << (columns - skipped) * self.lane) - 1, found))
+        return self._inner[skipped]
+
+    def added(self, one: int, two: int) -> int:
+        """Both inks, lane by lane: either of them, or of grey the sum, which stops at full."""
+        if self.arcs.binary:
+            return one | two
+        total = (one & self._low) + (two & self._low)
+        total ^= (one ^ two) & self._high
+        over = (one & two | (one | two) & ~total) & self._high
+        return total | (over >> 7) * 255 if over else total
 
     def pack(self, ink: np.ndarray) -> bytes:
         """Columns of ink, float32 [columns, rows], as bytes."""
@@ -79,13 +103,13 @@ def find_exact(
     first: int,
     last: int,
     rules: Rules,
-    moves_by: Callable[[int, int], int | None],
+    moves_by: Callable[[int, int], frozenset[int]],
     kinds: list[int],
     fits_end: Callable[[int], bool],
 ) -> list[Node] | None:
     """Arcs that draw exactly this ink from column `first` to `last`, or None if none are found.
 
-    moves_by: px by which one arc moves another that follows it; None if they never stand so.
+    moves_by: px by which one arc may move another that follows it; none if they never stand so.
     The other parameters are those of search.search.
     """
     size, lane, binary, arcs = lanes.column_bytes, lanes.lane, lanes.arcs.binary, lanes.arcs
@@ -128,9 +152,13 @@ def find_exact(
                 continue
             pending = drawn >> (column - base) * lane if column > base else drawn << (base - column) * lane
             key = window(column, column + lanes.widest)
-            if pending:
+            tables = lanes.prefixes if is_partial else lanes.boxes
+            if pending and not is_partial:
+                skipped = -(-pending.bit_length() // lane)
+                key, tables = key >> skipped * lane, lanes.inner(skipped)
+            elif pending:
                 key = key & ~pending if binary else key - pending
-            for mask, table in lanes.prefixes if is_partial else lanes.boxes:
+            for mask, table in tables:
                 for other in table.get(key & mask, ()):
                     if before is not None and lanes.before[other] != before:
                         continue
@@ -145,7 +173,7 @@ def find_exact(
                     if offset < 0:
                         continue
                     ink_now = lanes.pictures[other] << offset * lane
-                    ink_now = drawn | ink_now if binary else drawn + ink_now
+                    ink_now = lanes.added(drawn, ink_now) if drawn else ink_now
                     differs = ink_now ^ window(base, max(finish, finish + lanes.after[other]))
                     new_base = max(base, finish - reach)
                     if differs & ((1 << (new_base - base) * lane) - 1):
@@ -154,7 +182,7 @@ def find_exact(
                         continue
                     if lone and kinds[other] == 0:
                         continue
-                    if shift is not None and arc >= 0 and moves_by(arc, other) != shift:
+                    if shift is not None and arc >= 0 and shift not in moves_by(arc, other):
                         continue
                     open_end = bool(differs & ((1 << (finish - base) * lane) - 1))
                     if open_end and (not is_partial or differs & ((1 << max(0, column - base) * lane) - 1)):
