@@ -69,7 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     folder = shared_fonts()
     if folder is None:
-        print("error: the reference fonts are not here; set PIXELCORE_SHARED to the folder above fonts/", file=sys.stderr)
+        print(
+            "error: the reference fonts are not here; set PIXELCORE_SHARED to the folder above fonts/", file=sys.stderr
+        )
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     total = 0

@@ -149,7 +149,9 @@ def _check_flags(options: argparse.Namespace) -> None:
         raise RenderError("--scale enlarges a picture: name it with --out FILE.png, or leave --scale out")
     for flag in ("grid", "columns"):
         if getattr(options, flag) and options.json and options.out is None:
-            raise RenderError(f"--json shows no picture, so --{flag} has no effect: add --out FILE.png, or leave it out")
+            raise RenderError(
+                f"--json shows no picture, so --{flag} has no effect: add --out FILE.png, or leave it out"
+            )
     for flag in ("scale", "columns"):
         value = getattr(options, flag)
         if value is not None and value < 1:
@@ -296,9 +298,7 @@ def _compare(options: argparse.Namespace, config: RenderConfig, text: Text) -> i
         _tell(renderer, strips[label], text)
     if options.out is not None:
         scale = SCALE if options.scale is None else options.scale
-        write_png(
-            options.out, stacked(list(strips.items()), columns=options.columns, scale=scale, grid=options.grid)
-        )
+        write_png(options.out, stacked(list(strips.items()), columns=options.columns, scale=scale, grid=options.grid))
         _log.info("%s: %d layouts", options.out, len(strips))
     if options.json:
         _print_json([{"label": label, **report(renderers[label], strip, text)} for label, strip in strips.items()])
@@ -418,7 +418,7 @@ def _print_json(value: object) -> None:
 
 @contextlib.contextmanager
 def _held_log() -> Iterator[None]:
-    """The package's log on standard error, each line once, held until there are results: a mistake is one line alone."""
+    """The package's log on standard error, each line once, held until there are results: a mistake stays alone."""
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(logging.Formatter("%(message)s"))
     held = logging.handlers.MemoryHandler(capacity=1000, target=stream, flushOnClose=False)

@@ -7,6 +7,7 @@ is what we recommend where no published weights have to be matched (docs/renderi
 
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
+from os import PathLike
 from typing import Any
 
 from render.errors import RenderError
@@ -70,7 +71,10 @@ class RenderConfig:
             raise RenderError(f"render.fonts = {self.fonts!r} is one string; give a list of fonts")
         if not isinstance(self.fonts, list | tuple):
             raise RenderError(f"render.fonts = {self.fonts!r}; it must be a list of fonts")
-        object.__setattr__(self, "fonts", tuple(str(font) for font in self.fonts))
+        for i, font in enumerate(self.fonts):
+            if not isinstance(font, str | PathLike) or not str(font):
+                raise RenderError(f"render.fonts[{i}] = {font!r}; it must be a path or a name")
+        object.__setattr__(self, "fonts", tuple(map(str, self.fonts)))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
@@ -89,6 +93,8 @@ class RenderConfig:
             raise RenderError(f"render.size = {self.size!r}; it must be a number of pixels from 2 to 512")
         if self.layout != "bigrams" and (self.unit != "grapheme" or self.word_gap != "space"):
             raise RenderError(f"render.unit and render.word_gap belong to the layout bigrams, not to {self.layout}")
+        if self.pad and self.layout not in ("continuous", "words"):
+            raise RenderError(f"render.pad = {self.pad} belongs to layouts continuous and words, not to {self.layout}")
 
     @property
     def channels(self) -> int:

@@ -135,10 +135,10 @@ def _with_grid(strip: Strip, columns: int, scale: int) -> Image.Image:
     # separators last, so that their frames are not drawn over by their neighbours'
     for index in sorted(range(num_patches), key=lambda patch: patch in strip.separators):
         y, x = index // columns * step_y, index % columns * step_x
-        mark = _SEPARATOR if index in strip.separators else _WORD if index in begins else None
-        if mark:
-            canvas[y : y + bar, x + 1 : x + step_x] = mark
-        canvas[y + bar : y + bar + height * scale + 2, x : x + step_x + 1] = mark if mark == _SEPARATOR else _LINE
+        is_separator = index in strip.separators
+        if is_separator or index in begins:
+            canvas[y : y + bar, x + 1 : x + step_x] = _SEPARATOR if is_separator else _WORD
+        canvas[y + bar : y + bar + height * scale + 2, x : x + step_x + 1] = _SEPARATOR if is_separator else _LINE
         cell = np.repeat(np.repeat(patches[index], scale, 0), scale, 1)
         canvas[y + bar + 1 : y + bar + 1 + height * scale, x + 1 : x + step_x] = cell
     return Image.fromarray(canvas)

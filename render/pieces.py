@@ -50,6 +50,7 @@ _FOLLOWS = "\u0300-\u036f\u200c\u200d\u20d0-\u20ff\u302a-\u302f\u3099\u309a\ufe0
 _TOKENS = re.compile(f"[^ {_ALONE}]* |[{_ALONE}][{_FOLLOWS}]* ?|[^ {_ALONE}]+")
 ALONE = re.compile(f"[{_ALONE}]")
 _WORD = re.compile(r"\S+")
+_WITH_SPACE = re.compile("[^ ]* |[^ ]+")
 
 
 class Piece:
@@ -75,13 +76,37 @@ class Piece:
         self.strip, self.kind, self.length, self.spans = strip, kind, length, spans
         self.missing, self.before, self.after = missing, before, after
 
+    def width(self, column_bytes: int) -> int:
+        """Columns of the box."""
+        return len(self.strip) // column_bytes
 
-class Line(NamedTuple):
-    """Pieces in visual order. starts: index in the text of the first character of each; None = one after another."""
 
-    pieces: list[Piece]
-    starts: Sequence[int] | Callable[[], Sequence[int]] | None
-    flags: int
+class Line:
+    """Pieces in visual order.
+
+    pieces: drawn ones, or a call that draws them, where the columns were put together without. starts: index in the
+    text of the first character of each, or a call for it; None = one after another. columns: of the whole line, the
+    first `left` of them left of its beginning.
+    """
+
+    __slots__ = ("_pieces", "columns", "flags", "left", "starts")
+
+    def __init__(
+        self,
+        pieces: list[Piece] | Callable[[], list[Piece]],
+        starts: Sequence[int] | Callable[[], Sequence[int]] | None = None,
+        flags: int = 0,
+        columns: bytes | None = None,
+        left: int = 0,
+    ):
+        self._pieces, self.starts, self.flags, self.columns, self.left = pieces, starts, flags, columns, left
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The pieces, drawn now if they were not needed before."""
+        if callable(self._pieces):
+            self._pieces = self._pieces()
+        return self._pieces
 
     def first_characters(self) -> Sequence[int]:
         """Index in the text of the first character of each piece."""
@@ -127,30 +152,41 @@ class Typesetter:
         self._cells: dict[tuple[int, int], dict[int, tuple[bytes | None, int]]] = {}
         self._inks: dict[tuple[int, int], Bitmap] = {}
         self._cell_bytes = 0
-        # a layout that draws words on patches of their own keeps those; pieces are then only what they are made of
-        self.cache = Cache(self._build, _cost, _CACHE_BYTES // 8 if words else _CACHE_BYTES * 3 // 4)
-        self.units = Cache(partial(self._build_unit, words), _cost, _CACHE_BYTES // 8)
-        self.words = Cache(partial(self._build_word, words), _cost, _CACHE_BYTES * 3 // 4)
         first = self.chain.faces[0]
         simple = _simple_characters(first)
         self.is_simple = _only(simple)
         self._is_local = _only(first.local_characters(simple) if isinstance(first, FontFile) else simple)
-        self._triples = Cache(self._middle, lambda key, columns: len(columns or b"") + 150, _CACHE_BYTES // 16)
-        self._edges = Cache(self._edge, lambda key, value: len(value[0] or b"") + 200, _CACHE_BYTES // 16)
         self.splits_at_spaces = not any(_reaches_over_spaces(face) for face in self.chain.faces)
+        # columns by which a word is kept further left than it stands, see _plain_token
+        self._shift = min(2, config.pad, max(0, self.draw(" ", 0, None).width(self.column_bytes) - 1))
+        self._shift_bytes = self._shift * self.column_bytes
+        self._pairs: dict[str, tuple[bytes | None, bool, bool]] = {}
+        # Most of the memory is for what most rows are made of: plain words. The other caches hold what those are made
+        # of, and words that are not plain.
+        share = _CACHE_BYTES // 16
+        self.cache = Cache(self._build, _cost, 3 * share)
+        self.plain = Cache(self._plain_token, _cost_of_columns, (1 if words else 11) * share)
+        self._triples = Cache(self._middle, _cost_of_columns, share)
+        self.units = Cache(partial(self._build_unit, words), _cost, share)
+        self.words = Cache(partial(self._build_word, words), _cost, 2 * share)
+        self.plain_units = Cache(self._plain_unit, _cost_of_columns, share)
+        self.plain_words = Cache(partial(self._plain_word, words), _cost_of_columns, (7 if words else 1) * share)
+        self._caches = (
+            self.cache, self.plain, self._triples, self.units, self.words, self.plain_units, self.plain_words
+        )  # fmt: skip
 
     def forget(self) -> None:
         """Empty the caches."""
-        self.cache.forget()
-        for cache in (self.units, self.words, self._triples, self._edges):
+        for cache in self._caches:
             cache.forget()
-        self._cells, self._inks, self._cell_bytes = {}, {}, 0
+        self._pairs, self._inks, self._cell_bytes = {}, {}, 0
+        for cells in self._cells.values():
+            cells.clear()
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of the caches."""
-        caches = (self.cache, self.units, self.words, self._triples, self._edges)
-        return sum(cache.num_bytes for cache in caches) + self._cell_bytes
+        return sum(cache.num_bytes for cache in self._caches) + self._cell_bytes
 
     def baseline(self, ascent: int, descent: int) -> int:
         """Row on which the letters of a line stand: its middle `lift` rows above the strip's (specs, PIXEL 1.1)."""
@@ -165,6 +201,14 @@ class Typesetter:
         base = base or self.config.direction
         tokens = self._tokens(text)
         cache = self.cache
+        if tokens and base != "rtl":
+            last = cache[tokens[-1]]
+            if last.kind == 0 or (last.kind == OVERHANG and not last.after and len(last.before) <= self._shift_bytes):
+                strips = list(map(self.plain.__getitem__, tokens[:-1]))
+                if None not in strips:
+                    strips += (blank(self._shift_bytes - len(last.before)), last.before, last.strip)
+                    drawn = lambda: [cache[token] for token in tokens]  # noqa: E731
+                    return Line(drawn, columns=b"".join(strips), left=self._shift)
         pieces = [cache[token] for token in tokens]
         kinds = {piece.kind for piece in pieces}
         flags = 0
@@ -187,7 +231,7 @@ class Typesetter:
         if not self.splits_at_spaces:
             return [text] if text else []
         if "\0" in text:
-            return _TOKENS.findall(text)
+            return _WITH_SPACE.findall(text)
         tokens = text.replace(" ", " \0").split("\0")
         if not tokens[-1]:
             tokens.pop()
@@ -199,25 +243,39 @@ class Typesetter:
         spaces: whether the space after a word belongs to it, else it is left out; alone: whether each character of a
         script written without spaces is a word.
         """
-        cache = self.words
-        if spaces:
-            tokens = _TOKENS.findall(text) if alone and not text.isascii() else text.replace(" ", " \0").split("\0")
+        if not spaces:
+            tokens = text.split()
+        elif alone and not text.isascii():
+            tokens = _TOKENS.findall(text)
+        else:
+            tokens = _WITH_SPACE.findall(text) if "\0" in text else text.replace(" ", " \0").split("\0")
             if tokens and not tokens[-1]:
                 tokens.pop()
-            line = line_of([cache[token] for token in tokens])
-        else:
-            tokens = text.split()
-            line = line_of([cache[token] for token in tokens], lambda: [m.start() for m in _WORD.finditer(text)])
+        starts = None if spaces else lambda: [match.start() for match in _WORD.finditer(text)]
+        line = self.words_in_order(tokens, starts)
         if line.flags & BIDI or self.config.direction == "rtl":
-            if not spaces:
-                starts = [match.start() for match in _WORD.finditer(text)]
-                tokens = [token + " " for token in tokens]
-                text = "".join(tokens)
-                line = self._bidi_line(text, tokens, self.config.direction, cache, keep_spaces=False)
-                shift = [start - first for start, first in zip(starts, accumulate(map(len, tokens), initial=0))]
-                owner = [i for i, token in enumerate(tokens) for _ in token]
-                return line._replace(starts=[first + shift[owner[first]] for first in line.first_characters()])
-            return self._bidi_line(text, tokens, self.config.direction, cache)
+            return self._bidi_words(text, tokens, spaces)
+        return line
+
+    def words_in_order(
+        self, tokens: Sequence[str], starts: Sequence[int] | Callable[[], Sequence[int]] | None
+    ) -> Line:
+        """Words on patches of their own, from left to right. starts: as in Line."""
+        strips = list(map(self.plain_words.__getitem__, tokens))
+        if None not in strips and self.config.direction != "rtl":
+            return Line(lambda: [self.words[token] for token in tokens], starts, columns=b"".join(strips))
+        return line_of([self.words[token] for token in tokens], starts)
+
+    def _bidi_words(self, text: str, tokens: list[str], spaces: bool) -> Line:
+        if spaces:
+            return self._bidi_line(text, tokens, self.config.direction, self.words)
+        starts = [match.start() for match in _WORD.finditer(text)]
+        tokens = [token + " " for token in tokens]
+        line = self._bidi_line("".join(tokens), tokens, self.config.direction, self.words, keep_spaces=False)
+        # spaces of the text that are not single ones move what stands after them
+        shift = [start - first for start, first in zip(starts, accumulate(map(len, tokens), initial=0))]
+        owner = [i for i, token in enumerate(tokens) for _ in token]
+        line.starts = [first + shift[owner[first]] for first in line.first_characters()]
         return line
 
     def _bidi_line(self, text: str, tokens: list[str], base: str, cache: Cache, keep_spaces: bool = True) -> Line:
@@ -255,41 +313,77 @@ class Typesetter:
         if not isinstance(key, str):
             return self.draw(*key) if len(key) == 3 else self.draw(*key, None)
         if self.is_simple(key):
-            return self._from_triples(key) or self.draw(key, 0, None)
+            return self.draw(key, 0, None)
         if needs_bidi(key):
             return Piece(b"", BIDI, len(key), b"")
         if len(key) > 1 and self.splits_at_spaces and ALONE.search(key) and len(_TOKENS.findall(key)) > 1:
             return Piece(b"", _CUT, len(key), b"")
         return self.draw(key, 0, None)
 
-    def _from_triples(self, token: str) -> Piece | None:
-        """A word from the columns of its letters, each as it is between its two neighbours; None if one is not alone.
+    # ---- plain words: columns only -----------------------------------------------------------------------------------
 
-        New words are made of triples that were seen before: they cost a few look-ups.
+    def _plain_token(self, token: str) -> bytes | None:
+        """Columns of a word with the space after it, or None if that is not all there is to it.
+
+        They begin two columns left of the word and end two columns before its end, where the space has none: the ink of
+        a j that reaches left of its box then is its own, and rows of such words need no look at all.
         """
-        if len(token) < 2 or not self._is_local(token):
+        if len(token) > 1 and self._is_local(token):
+            framed = f"\0{token}\0"
+            parts = list(map(self._triples.__getitem__, [framed[i : i + 3] for i in range(len(token))]))
+            if None not in parts:
+                return b"".join(parts)
+        if not self.is_simple(token) and (needs_bidi(token) or ALONE.search(token)):
             return None
-        triples = self._triples
-        parts = list(map(triples.__getitem__, [token[i : i + 3] for i in range(len(token) - 2)]))
-        first, before = self._edges["^" + token[:2]]
-        last, after = self._edges[token[-2:] + "$"]
-        if first is None or last is None or None in parts:
+        piece = self.draw(token, 0, None)
+        cut = self._shift_bytes
+        if piece.kind & ~OVERHANG or piece.after or len(piece.before) > cut or not _ends_blank(piece.strip, cut):
             return None
-        parts = [first, *parts, last]
-        size = self.column_bytes
-        spans = array("q", [len(part) // size << 32 | 1 for part in parts]).tobytes()
-        flags = OVERHANG if before or after else 0
-        return Piece(b"".join(parts), flags, len(token), spans, (), before, after)
+        return blank(cut - len(piece.before)) + piece.before + piece.strip[: len(piece.strip) - cut]
 
     def _middle(self, triple: str) -> bytes | None:
-        """Columns of the middle one of three letters."""
+        """Columns of the middle one of three letters, NUL where a word begins and ends; None if it has none alone.
+
+        New words are made of triples that were seen before: they cost a few look-ups. And most triples are two pairs.
+        """
+        before, letter, after = triple
+        cut = self._shift_bytes
+        if before == "\0":
+            columns, reaches = self._letter(letter + after, 0)
+            if columns is None or len(reaches) > cut:
+                return None
+            return blank(cut - len(reaches)) + reaches + columns
+        if after == "\0":
+            columns, reaches = self._letter(before + letter, 1)
+            return None if columns is None or reaches or not _ends_blank(columns, cut) else columns[: len(columns) - cut]
+        columns, _, is_reached = self._pair(letter + after)
+        if columns is not None and not is_reached and not self._pair(before + letter)[1]:
+            return columns
         return self._letter(triple, 1)[0]
 
-    def _edge(self, key: str) -> tuple[bytes | None, bytes]:
-        """Columns of the first of two letters (`^ab`) or of the last (`ab$`), and its ink outside of them."""
-        if key[0] == "^" and len(key) == 3 and key[-1] != "$":
-            return self._letter(key[1:], 0)
-        return self._letter(key[:2], 1)
+    def _pair(self, pair: str) -> tuple[bytes | None, bool, bool]:
+        """Columns of the first of two letters with its own ink alone, None if that is not all inside; whether its ink
+        reaches into the second's columns, or its presence moves the second; whether the second's reaches into its."""
+        known = self._pairs.get(pair)
+        if known is None:
+            run = Run(0, 2, "Latn", 0, 0)
+            both, alone = self._glyphs(pair, run, 0, False), self._glyphs(pair[1], run, 0, False)
+            known = None, True, True
+            if len(both) == 2 and len(alone) == 1 and both[1][1] == 1 and both[1][2:] == alone[0][2:] and not both[0][4]:
+                baseline, size = self.baseline(*self._metrics[0]), self.column_bytes
+                (glyph, _, width, right, _), second = both
+                ink, offset = self._cell(0, glyph, baseline)
+                other, shift = self._cell(0, second[0], baseline - second[4])
+                start = right + offset
+                end = start + len(ink or b"") // size
+                reached = other is None or bool(other) and second[3] + shift < 0
+                columns = None
+                if ink is not None and (not ink or (start >= 0 and end <= width)):
+                    columns = blank(start * size) + ink + blank((width - end) * size) if ink else blank(width * size)
+                    columns = columns.translate(_TO_BINARY) if self.config.color == "binary" else columns
+                known = columns, ink is None or bool(ink) and end > width, reached
+            self._pairs[pair] = known
+        return known
 
     def _letter(self, text: str, place: int) -> tuple[bytes | None, bytes]:
         """Columns of one letter of two or three, and the ink left or right of the text at its end of it. None where the
@@ -297,27 +391,36 @@ class Typesetter:
         piece = self.draw(text, 0, None)
         pairs = memoryview(piece.spans).cast("i").tolist()
         widths = pairs[1::2]
-        reach = max(len(piece.before), len(piece.after)) // self.column_bytes
-        if pairs[::2] != [1] * len(text) or reach >= min(widths) or not self._stays_near(text, widths):
-            return None, b""
         size = self.column_bytes
+        if pairs[::2] != [1] * len(text) or min(widths) * size <= max(len(piece.before), len(piece.after), 0):
+            return None, b""
+        if len(text) == 3 and self._reaches_over(text, widths):
+            return None, b""
         start = sum(widths[:place])
         columns = piece.strip[start * size : (start + widths[place]) * size]
         return columns, piece.after if place == len(text) - 1 else piece.before if not place else b""
 
-    def _stays_near(self, text: str, widths: list[int]) -> bool:
-        """Whether the ink of each letter stays on its own columns and those of its neighbours."""
-        baseline = self.baseline(*self._metrics[0])
-        x = 0
-        for i, (glyph, _, _, right, _) in enumerate(self._glyphs(text, Run(0, len(text), "Latn", 0, 0), 0, False)):
-            ink, offset = self._cell(0, glyph, baseline)
-            first = x + right + offset
-            end = first + len(ink or b"") // self.column_bytes
-            left = sum(widths[: max(0, i - 1)]) if i > 1 else first
-            if first < left or (i + 2 < len(widths) and end > sum(widths[: i + 2])):
-                return False
-            x += widths[i]
-        return True
+    def _reaches_over(self, text: str, widths: list[int]) -> bool:
+        """Whether ink of the first of three letters reaches the third's columns, or the other way round."""
+        baseline, size = self.baseline(*self._metrics[0]), self.column_bytes
+        glyphs = self._glyphs(text, Run(0, 3, "Latn", 0, 0), 0, False)
+        (ink, offset), (other, shift) = (self._cell(0, glyphs[i][0], baseline - glyphs[i][4]) for i in (0, 2))
+        end = glyphs[0][3] + offset + len(ink or b"") // size
+        start = widths[0] + widths[1] + glyphs[2][3] + shift
+        return end > widths[0] + widths[1] or (bool(other) and start < widths[0])
+
+    def _plain_word(self, words: "Words", token: str) -> bytes | None:
+        """Columns of a word on patches of its own, or None if that is not all there is to it."""
+        if not self.is_simple(token):
+            piece = self.words[token]
+            return None if piece.kind & (FLAGS & ~RTL) else piece.strip
+        edges = words.cut(self, token)
+        units = list(map(self.plain_units.__getitem__, [token[a:b] for a, b in zip([0, *edges], edges)]))
+        return None if None in units else b"".join(units)  # type: ignore[arg-type]
+
+    def _plain_unit(self, text: str) -> bytes | None:
+        piece = self.units[text, 0]
+        return None if piece.kind & FLAGS else piece.strip
 
     def _build_word(self, words: "Words", key: str | tuple[str, int]) -> Piece:
         """A word on patches of its own: text left to right where it may be, or (text, is right to left)."""
@@ -591,6 +694,14 @@ def visual_order(levels: Sequence[int]) -> list[int]:
 
 def _if_inked(columns: bytes) -> bytes:
     return columns if columns.strip(b"\xff") else b""
+
+
+def _ends_blank(columns: bytes, num_bytes: int) -> bool:
+    return columns.endswith(blank(num_bytes))
+
+
+def _cost_of_columns(key: str, columns: bytes | None) -> int:
+    return len(columns or b"") + len(key) + 220
 
 
 _BLANK = bytes([PAPER]) * (1 << 14)

@@ -59,8 +59,7 @@ def preview(strip: Strip, mode: str = PLAIN, columns: int | None = None, grid: b
             lines += _plain(row, [number in strip.separators for number in numbers])
         else:
             pixels = row.reshape(len(row), -1, *row.shape[3:]).tolist()
-            code = _true_color if mode == COLOR else _shade
-            lines += [_colored(list(map(code, above, below))) for above, below in zip(pixels[0::2], pixels[1::2])]
+            lines += [_colored(list(map(_code, above, below))) for above, below in zip(pixels[0::2], pixels[1::2])]
     return "\n".join(lines)
 
 
@@ -94,12 +93,11 @@ def _plain(row: np.ndarray, is_separator: list[bool]) -> list[str]:
     return ["".join(line.ravel()).rstrip() for line in characters]
 
 
-def _shade(above: int, below: int) -> str:
-    return f"{_SHADES[0][above >> 6]};{_SHADES[1][below >> 6]}"
-
-
-def _true_color(above: list[int], below: list[int]) -> str:
-    return "38;2;{};{};{};48;2;{};{};{}".format(*above, *below)
+def _code(above: int | list[int], below: int | list[int]) -> str:
+    """Colours of the upper and the lower pixel: of four shades for grey values, 24 bits for red, green and blue."""
+    if isinstance(above, int) and isinstance(below, int):
+        return f"{_SHADES[0][above >> 6]};{_SHADES[1][below >> 6]}"
+    return "38;2;{};{};{};48;2;{};{};{}".format(*above, *below)  # type: ignore[misc]
 
 
 def _colored(codes: list[str]) -> str:

@@ -8,6 +8,9 @@ Light hinting moves outlines up and down to whole rows and leaves their widths a
 with (fontconfig's default). PIXAR's strips come out equal without hinting.
 """
 
+# freetype-py makes its constants at import:
+# pyright: reportAttributeAccessIssue=false
+
 import ctypes
 import weakref
 

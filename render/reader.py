@@ -32,12 +32,12 @@ from render.reading.arcs import Arcs, melts
 from render.reading.clusters import Drawn, characters_of, default_scripts, lines_of, rarity, shape, shape_line
 from render.reading.exact import KERN_REACH, Lanes, find_exact
 from render.reading.order import logical_orders, text_in_order
-from render.reading.search import Found, Rules, Settings, search
+from render.reading.search import Found, Node, Rules, Settings, posteriors, search
 from render.renderer import Renderer
 from render.scripts import script_of
 
 # Share of the ink that may stay unexplained in what counts as readable: `python -m benchmarks.reading --calibrate`
-UNEXPLAINED = 0.30
+UNEXPLAINED = 0.36
 FALSE_READABLE = {}  # of non-text, at that threshold
 _BLACK = 0.8  # mean ink of a separator; noise lightens it, no letter is that dark
 
@@ -141,6 +141,10 @@ class Reader:
         exact = total > 0 and self._is_exact(texts, ink, ends[-1])
         readable = exact or (total > 0 and any(texts) and share <= UNEXPLAINED)
         return Reading(tuple(texts), share, exact, readable, functools.partial(self._characters, parts))
+
+    def prepare(self) -> None:
+        """Draw the pictures of all clusters now; otherwise the first strip waits for them."""
+        self._pictures()
 
     # ---- what is given ------------------------------------------------------------------------------------------------
 
@@ -446,7 +450,7 @@ class Reader:
 
     def _ask_kerning(self, arcs: Arcs, arc: int) -> list[tuple[int, np.ndarray | None]]:
         member = next((m for m in arcs.members[arc] if not m.rtl and m.text != " " and self._face_kerns(m.face)), None)
-        if member is None or arcs.rarity[arc] > _KERNED_RARITY:
+        if member is None or arcs.rarity[arc] > _KERNED_RARITY or (script_of(member.text[0]) or "Latn") not in _KERNED:
             return [(0, None)]
         shifts = {0: np.ones(len(arcs), bool)}
         shifts[0][arcs.is_space & (arcs.face != member.face)] = False

@@ -5,6 +5,9 @@ computes in fractions of a pixel; every distance is rounded here once, as Pango 
 pixels. Advances are those of the outlines, not of the hinted glyphs: with them the originals' rows come out equal.
 """
 
+# compiled, without stubs:
+# pyright: reportAttributeAccessIssue=false
+
 import io
 from collections.abc import Iterable
 
@@ -19,7 +22,7 @@ _HALF = _UNITS // 2
 
 
 class Shaper:
-    """HarfBuzz's view of a font. data: bytes of the font file; axes: of a variable font, by tag; ascent, descent: px."""
+    """HarfBuzz's view of a font. data: bytes of the file; axes: of a variable font, by tag; ascent, descent: px."""
 
     def __init__(self, data: bytes, index: int, size: float, axes: dict[str, float]):
         self._face = hb.Face(data, index)

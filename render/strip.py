@@ -229,15 +229,26 @@ class Draft:
         text: which of a pair it belongs to; first: index in that text of the line's first character.
         """
         size = self.geometry.column_bytes
-        strips = [piece.strip for piece in line.pieces]
-        if line.flags & OVERHANG and not _settle(line.pieces, strips):
-            self._reaching.append((line.pieces, x))
-        body = b"".join(strips)
-        self._advance_to(x)
-        self._parts.append(body)
+        body = line.columns
+        if body is None:
+            strips = [piece.strip for piece in line.pieces]
+            if line.flags & OVERHANG and not _settle(line.pieces, strips):
+                self._reaching.append((line.pieces, x))
+            body = b"".join(strips)
         self._lines.append((text, line, x, first))
-        self._width = x + len(body) // size
+        begin = x - line.left
+        if begin < self._width <= x and body.startswith(blank((self._width - begin) * size)):
+            body, begin = body[(self._width - begin) * size :], self._width
+        self._advance_to(begin)
+        self._parts.append(body)
+        self._width = begin + len(body) // size
         return self._width
+
+    def take_back(self) -> None:
+        """Undo the last `add`."""
+        _, line, x, _ = self._lines.pop()
+        self._width -= len(self._parts.pop()) // self.geometry.column_bytes
+        self._reaching = [entry for entry in self._reaching if entry != (line.pieces, x)]
 
     def separator(self, x: int) -> int:
         """A black patch at column x. Returns the column after it."""

@@ -105,9 +105,7 @@ def lay_units(setter: Typesetter, draft: Draft, text: str, x: int, which: int) -
 def _starts_of_words(draft: Draft, line: Line, text: str, x: int, end: int) -> list[int]:
     """Patches of the pieces that begin a word of the text, from left to right, and the patch after the last."""
     words = {match.start() for match in _WORD.finditer(text)}
-    edges = [x]
-    for piece in line.pieces:
-        edges.append(edges[-1] + len(piece.strip) // draft.geometry.column_bytes)
+    edges = _edges(line, x, draft.geometry.column_bytes)
     begins = []
     for piece, first, edge in zip(line.pieces, line.first_characters(), edges):
         # a piece may begin with the space that stands left of a word
@@ -144,21 +142,32 @@ def _lay_original(
 ) -> None:
     """Words from column x on. starts: index of each in its text; None for a list, whose words keep their order."""
     size, patch = setter.column_bytes, draft.geometry.patch_width
-    order = range(len(words) - 1, -1, -1) if rtl and starts else range(len(words))
-    line = line_of([setter.words[words[i], 1] for i in order]) if rtl else line_of([setter.words[w] for w in words])
-    if line.flags & BIDI:  # a few letters from right to left do not turn a text round: they stand in its order
-        line = line_of([setter.words[word, 0] for word in words])
-    edges = [x, *accumulate([len(piece.strip) // size for piece in line.pieces], initial=x)][1:]
-    kept = len(words)
-    if draft.clips and edges[-1] > draft.limit and kept:
-        # one word more than needed goes when only the last one is too long, and the first always stays (specs 1.4)
-        fitting = [i for i in range(kept - 1) if edges[i] <= draft.limit]
-        kept = max(1, fitting[-1] if fitting else 1)
     places = starts or (lambda: list(accumulate([len(word) + 1 for word in words], initial=0))[:-1])
-    shown = line._replace(pieces=line.pieces[:kept], starts=lambda: _in_order(places(), order[:kept]))
-    draft.add(shown, x, which)
-    draft.end, draft.num_words = draft.edge(edges[kept]), kept
-    draft.word_starts = [min(edge, draft.end) // patch for edge in edges[: kept + 1]]
+    order = range(len(words) - 1, -1, -1) if rtl and starts else range(len(words))
+    if rtl:
+        line = line_of([setter.words[words[i], 1] for i in order], lambda: _in_order(places(), order))
+    else:
+        line = setter.words_in_order(words, places)
+        if line.flags & BIDI:  # a few letters from right to left do not turn a text round: they stand in its order
+            line = line_of([setter.words[word, 0] for word in words], places)
+    end = draft.add(line, x, which)
+    draft.end, draft.num_words = draft.edge(end), len(words)
+    if draft.clips and end > draft.limit and words:
+        edges = _edges(line, x, size)
+        # one word more than needed goes when only the last one is too long, and the first always stays (specs 1.4)
+        fitting = [i for i in range(len(words) - 1) if edges[i] <= draft.limit]
+        kept = max(1, fitting[-1] if fitting else 1)
+        draft.take_back()
+        line = line_of(line.pieces[:kept], lambda: _in_order(places(), order[:kept]))
+        draft.add(line, x, which)
+        draft.end, draft.num_words = draft.edge(edges[kept]), kept
+    end = draft.end
+    draft.word_starts = lambda: [min(edge, end) // patch for edge in _edges(line, x, size)]
+
+
+def _edges(line: Line, x: int, size: int) -> list[int]:
+    """Columns between the pieces of a line that begins at column x, and its end."""
+    return list(accumulate([len(piece.strip) // size for piece in line.pieces], initial=x))
 
 
 def _in_order(places: Sequence[int], order: Sequence[int]) -> list[int]:

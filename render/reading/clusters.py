@@ -6,6 +6,7 @@ each form occurs (a letter between two joining strokes, consonants in pairs), ha
 and keeps every cluster that comes out. A sample of real text is one more such line: whatever occurs there is known.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
@@ -82,8 +83,7 @@ def characters_of(chain: Chain, scripts: Sequence[str]) -> list[str]:
     found = sorted({c for c in found if chain.choose(c) >= 0})
     have = {script_of(c) for c in found}
     if missing := [script for script in scripts if script not in have]:
-        raise RenderError(f"scripts {', '.join(missing)}: no font of the chain has them; there are, of four letters, "
-                          f"{', '.join(sorted(filter(None, have))[:12])}")
+        raise RenderError(f"scripts {', '.join(missing)}: no font here has a letter of them; ISO 15924 codes, such as Latn")
     return found
 
 
@@ -235,7 +235,7 @@ def _rarity(character: str) -> float:
             return 0.06 * _LETTERS.index(character.lower()) + (0.5 if character.isupper() else 0.0)
         return 0.5 if character.isdigit() or character in " .,'\"" else 1.0 if character in "-!?;:()" else 3.0
     if unicodedata.category(character)[0] == "M":
-        return 2.0
+        return 4.0 if _RARE_MARK.search(unicodedata.name(character, "")) else 2.0
     extra = 2.0 if unicodedata.normalize("NFKC", character) != character else 0.0
     for first, last, nats in _RARITY:
         if first <= code <= last:
@@ -244,6 +244,7 @@ def _rarity(character: str) -> float:
 
 
 _LETTERS = "etaoinshrdlcumwfgypbvkjxqz"  # the commonest first
+_RARE_MARK = re.compile(r"CANDRA |SHORT |VOCALIC RR|VOCALIC L")
 # everyday letters of each script before its historic ones; punctuation that typesetters put in
 _RARITY = [
     (0x2018, 0x201D, 1.0), (0x2013, 0x2014, 1.5), (0x2026, 0x2026, 6.0), (0xC0, 0xFF, 5.0), (0x131, 0x131, 5.5),

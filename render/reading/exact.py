@@ -16,7 +16,7 @@ from render.reading.search import Node, Rules
 from render.scripts import script_of
 
 _PREFIXES = (8, 6, 4, 3, 2, 1)  # columns
-_MOST_STEPS = 3000
+_BUDGET = 15_000  # pictures compared, before the search takes over
 KERN_REACH = 4  # px
 _USUAL_REACH = 3  # px of a box that a neighbour changes; more is left to the search
 
@@ -129,12 +129,12 @@ def find_exact(
     root = (first, -1, first, None, 0, False, first - reach, 0, -1)
     stack: list[tuple] = [(root, 0)]
     seen: set[tuple] = set()
-    steps = 0
+    budget = _BUDGET
     while stack:
         state, stage = stack.pop()
         end, arc, _, _, place, _, base, drawn, known = state
-        steps += 1
-        if steps > _MOST_STEPS:
+        budget -= 10
+        if budget < 0:
             return None
         is_space = arc >= 0 and lanes.is_space[arc]
         if stage == 0:
@@ -152,14 +152,15 @@ def find_exact(
                 continue
             pending = drawn >> (column - base) * lane if column > base else drawn << (base - column) * lane
             key = window(column, column + lanes.widest)
-            tables = lanes.prefixes if is_partial else lanes.boxes
-            if pending and not is_partial:
-                skipped = -(-pending.bit_length() // lane)
-                key, tables = key >> skipped * lane, lanes.inner(skipped)
-            elif pending:
-                key = key & ~pending if binary else key - pending
-            for mask, table in tables:
+            keyed = [(key, lanes.prefixes if is_partial else lanes.boxes)]
+            if pending:
+                keyed[0] = (key & ~pending if binary else key - pending, keyed[0][1])
+                if is_partial:
+                    skipped = -(-pending.bit_length() // lane)
+                    keyed.append((key >> skipped * lane, lanes.inner(skipped)))
+            for key, mask, table in ((key, mask, table) for key, tables in keyed for mask, table in tables):
                 for other in table.get(key & mask, ()):
+                    budget -= 1
                     if before is not None and lanes.before[other] != before:
                         continue
                     new_place = place_before + lanes.weight[other] if rules.unit else 1
@@ -192,7 +193,7 @@ def find_exact(
                     child = (finish, other, column, state, new_place, lone, new_base, rest, scripts)
                     found.append((name, child))
         if len(found) > 1:  # the script of the line first, wide clusters before narrow ones, common before rare
-            found.sort(key=lambda item: (known & lanes.scripts[item[1][1]] != 0, lanes.merit[item[1][1]]))
+            found.sort(key=lambda item: (known & lanes.scripts[item[1][1]] != 0, lanes.merit[item[1][1]], -item[1][1]))
         stack += [(child, 0) for _, child in found]
         if not is_partial:
             seen.update(name for name, _ in found)

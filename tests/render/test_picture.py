@@ -131,7 +131,7 @@ def test_a_picture_is_not_written_where_nothing_can_be(tmp_path: Path, renderer:
 @pytest.mark.parametrize("number", ["columns", "scale"])
 def test_numbers_below_one_are_refused(renderer: Renderer, number: str):
     with pytest.raises(RenderError, match=f"{number} = 0"):
-        to_image(renderer("a"), **{number: 0})
+        to_image(renderer("a"), **{number: 0})  # type: ignore[arg-type]
 
 
 def test_a_row_of_a_picture_is_readable_by_default():
@@ -162,7 +162,7 @@ def test_stacked_strips_keep_their_order(renderer: Renderer):
     assert picture.height > 32 + 2 * 16
 
 
-# ---- in a terminal -----------------------------------------------------------------------------------------------------
+# ---- in a terminal ---------------------------------------------------------------------------------------------------
 
 
 class Terminal:
