@@ -158,8 +158,10 @@ class Typesetter:
         self._is_local = _only(first.local_characters(simple) if isinstance(first, FontFile) else simple)
         self.splits_at_spaces = not any(_reaches_over_spaces(face) for face in self.chain.faces)
         # columns by which a word is kept further left than it stands, see _plain_token
-        self._shift = min(2, config.pad, max(0, self.draw(" ", 0, None).width(self.column_bytes) - 1))
+        space = self.draw(" ", 0, None).width(self.column_bytes)
+        self._shift = min(2, config.pad, max(0, space - 1))
         self._shift_bytes = self._shift * self.column_bytes
+        self._after_bytes = (space - self._shift) * self.column_bytes  # of a space, what a plain word keeps
         self._pairs: dict[str, tuple[bytes | None, bool, bool]] = {}
         # Most of the memory is for what most rows are made of: plain words. The other caches hold what those are made
         # of, and words that are not plain.
@@ -201,14 +203,10 @@ class Typesetter:
         base = base or self.config.direction
         tokens = self._tokens(text)
         cache = self.cache
-        if tokens and base != "rtl":
-            last = cache[tokens[-1]]
-            if last.kind == 0 or (last.kind == OVERHANG and not last.after and len(last.before) <= self._shift_bytes):
-                strips = list(map(self.plain.__getitem__, tokens[:-1]))
-                if None not in strips:
-                    strips += (blank(self._shift_bytes - len(last.before)), last.before, last.strip)
-                    drawn = lambda: [cache[token] for token in tokens]  # noqa: E731
-                    return Line(drawn, columns=b"".join(strips), left=self._shift)
+        if base != "rtl":
+            columns = self._plain_columns(tokens)
+            if columns is not None:
+                return Line(lambda: [cache[token] for token in tokens], columns=columns, left=self._shift)
         pieces = [cache[token] for token in tokens]
         kinds = {piece.kind for piece in pieces}
         flags = 0
@@ -226,6 +224,23 @@ class Typesetter:
             baseline = self._common_baseline(metrics)
             pieces = [cache[token, 0, baseline] for token in tokens]
         return Line(pieces, None, flags & FLAGS)
+
+    def _plain_columns(self, tokens: Sequence[str]) -> bytes | None:
+        """Columns of a line of plain words, the first `_shift` of them left of it; None if not all words are plain."""
+        if not tokens:
+            return b""
+        last = tokens[-1]
+        strips = list(map(self.plain.__getitem__, tokens[:-1]))
+        strips.append(self.plain[last if last.endswith(" ") else last + " "])
+        if None in strips:
+            return None
+        if last.endswith(" "):
+            strips.append(blank(self._shift_bytes))
+        elif not strips[-1].endswith(blank(self._after_bytes)):
+            return None  # ink of the last letter stands where the line has ended
+        else:
+            strips[-1] = strips[-1][: len(strips[-1]) - self._after_bytes]
+        return b"".join(strips)
 
     def _tokens(self, text: str) -> list[str]:
         if not self.splits_at_spaces:
@@ -262,9 +277,19 @@ class Typesetter:
     ) -> Line:
         """Words on patches of their own, from left to right. starts: as in Line."""
         strips = list(map(self.plain_words.__getitem__, tokens))
-        if None not in strips and self.config.direction != "rtl":
+        if self.config.direction != "rtl" and (None not in strips or self._reach_into(strips, tokens)):
             return Line(lambda: [self.words[token] for token in tokens], starts, columns=b"".join(strips))
         return line_of([self.words[token] for token in tokens], starts)
+
+    def _reach_into(self, strips: list[bytes | None], tokens: Sequence[str]) -> bool:
+        """Fill in words whose ink reaches left of their patches, where the word before has none there; else False."""
+        for i in [i for i, strip in enumerate(strips) if strip is None]:
+            word, before = self.words[tokens[i]], strips[i - 1] if i else None
+            reach = len(word.before)
+            if word.kind != OVERHANG or word.after or before is None or not before.endswith(blank(reach)):
+                return False
+            strips[i - 1], strips[i] = before[: len(before) - reach], word.before + word.strip
+        return True
 
     def _bidi_words(self, text: str, tokens: list[str], spaces: bool) -> Line:
         if spaces:
@@ -411,12 +436,13 @@ class Typesetter:
 
     def _plain_word(self, words: "Words", token: str) -> bytes | None:
         """Columns of a word on patches of its own, or None if that is not all there is to it."""
-        if not self.is_simple(token):
-            piece = self.words[token]
-            return None if piece.kind & (FLAGS & ~RTL) else piece.strip
-        edges = words.cut(self, token)
-        units = list(map(self.plain_units.__getitem__, [token[a:b] for a, b in zip([0, *edges], edges)]))
-        return None if None in units else b"".join(units)  # type: ignore[arg-type]
+        if self.is_simple(token):
+            edges = words.cut(self, token)
+            units = list(map(self.plain_units.__getitem__, [token[a:b] for a, b in zip([0, *edges], edges)]))
+            if None not in units:
+                return b"".join(units)
+        word = self.words[token]
+        return None if word.kind & (FLAGS & ~RTL) else word.strip
 
     def _plain_unit(self, text: str) -> bytes | None:
         piece = self.units[text, 0]

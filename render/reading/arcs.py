@@ -5,6 +5,7 @@ by what stands beside it. A picture covers the columns of its own box, origin to
 box on either side; inks of neighbours add up, as they do in a strip.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from copy import copy
 
@@ -60,8 +61,7 @@ class Arcs:
         self.rarity = np.array([rarity(members[0].text) for members in self.members], np.float32)
         self.is_space = np.array([members[0].text == " " for members in self.members], bool)
         self.face = np.array([members[0].face for members in self.members], np.int32)
-        # grapheme clusters, of which a ligature has several
-        self.weight = np.array([max(1, len(boundaries(members[0].text))) for members in self.members], np.int32)
+        self.weight = np.array([_graphemes(members[0].text) for members in self.members], np.int32)
         self.rtl = np.array([members[0].rtl for members in self.members], bool)
         self._probe()
         self.reach_before = int(self.before.max(initial=0))
@@ -133,6 +133,14 @@ def _picture(
     if right > advance and not (ink[advance - left :] >= visible).any():
         ink = ink[: advance - left]
     return ink, -left, advance
+
+
+def _graphemes(text: str) -> int:
+    """Grapheme clusters that a cluster adds: a ligature several, half a syllable that joins what is beside it none."""
+    count = len(boundaries(text))
+    follows = unicodedata.category(text[0])[0] == "M"
+    joins = len(text) > 1 and len(boundaries(text + text[0])) == count
+    return max(0, count - follows - joins)
 
 
 def melts(one: Drawn, two: Drawn, kerned: int, chain: Chain, binary: bool) -> bool:
