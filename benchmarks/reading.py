@@ -79,7 +79,9 @@ def configs() -> dict[str, RenderConfig]:
     return {
         "Pixeloid 9 px, 8 rows": RenderConfig.named("pixar", fonts=pixeloid, size=9),
         "Pixeloid as PIXAR": RenderConfig.named("pixar", fonts=pixeloid),
-        "Press Start 8 px, 8 rows": RenderConfig.named("pixar", fonts=fonts("press-start-2p/PressStart2P-Regular.ttf"), size=8),
+        "Press Start 8 px, 8 rows": RenderConfig.named(
+            "pixar", fonts=fonts("press-start-2p/PressStart2P-Regular.ttf"), size=8
+        ),
         "Noto 13.3 px, grey": RenderConfig.named("pixel", fonts=fonts("noto/NotoSans-Regular.ttf")),
         "built-in, 8 rows": RenderConfig(layout="continuous", height=8, color="binary"),
         "built-in, adaptive": RenderConfig(),
@@ -157,7 +159,9 @@ def non_text(pixels: np.ndarray, config: RenderConfig, rng: np.random.Generator)
         yield kind, np.concatenate([strip, end], 1)
 
 
-def measure(config: RenderConfig, lines: list[str], scripts: tuple[str, ...] | None, share: float = 0.0) -> dict[str, Any]:
+def measure(
+    config: RenderConfig, lines: list[str], scripts: tuple[str, ...] | None, share: float = 0.0
+) -> dict[str, Any]:
     """Read lines back: errors, and speed of one core once the caches are warm."""
     renderer, rng = Renderer(config), np.random.default_rng(0)
     start = time.perf_counter()
@@ -207,7 +211,9 @@ def rejection(config: RenderConfig, lines: list[str], scripts: tuple[str, ...] |
         kind: {
             "strips": len(rows),
             "readable": sum(readable for readable, _ in rows) / len(rows),
-            "unexplained": [round(float(x), 3) for x in np.percentile([share for _, share in rows], [0, 1, 50, 99, 100])],
+            "unexplained": [
+                round(float(x), 3) for x in np.percentile([share for _, share in rows], [0, 1, 50, 99, 100])
+            ],
         }
         for kind, rows in found.items()
     }

@@ -369,8 +369,9 @@ def run_read(argv: Sequence[str]) -> int:
     changes: dict[str, Any] = {}
     if options.preset is not None:
         if options.preset not in NAMED:
-            raise UserError(f"--preset {options.preset}: unknown{_nearest(options.preset, list(NAMED))}; "
-                            f"choose {', '.join(NAMED)}")
+            raise UserError(
+                f"--preset {options.preset}: unknown{_nearest(options.preset, list(NAMED))}; choose {', '.join(NAMED)}"
+            )
         changes |= RenderConfig.named(options.preset).to_dict()
     if options.layout is not None:
         changes["layout"] = options.layout

@@ -33,9 +33,10 @@ from render.scripts import script_of
 OVERHANG, MISSING, RTL = 1, 2, 4
 BIDI = 8  # nothing was drawn: the token has letters that are written from right to left, the line decides
 _CUT = 16  # nothing was drawn: the token holds scripts without spaces, to be cut into characters
-NOT_DRAWN = BIDI | _CUT
-FLAGS = 31
-_METRICS_SHIFT = 5
+_WHOLE = 32  # nothing was drawn: a font of the token looks at the words around it, the line is to be shaped whole
+NOT_DRAWN = BIDI | _CUT | _WHOLE
+FLAGS = 63
+_METRICS_SHIFT = 6
 _CACHE_BYTES = 120 << 20  # of the 128 MB that a renderer may keep; glyphs take the rest
 _GLYPH_BYTES = 8 << 20
 _LONGEST_KEPT = 64  # characters of a cached token
@@ -154,9 +155,10 @@ class Typesetter:
         self._cell_bytes = 0
         first = self.chain.faces[0]
         simple = _simple_characters(first)
-        self.is_simple = _only(simple)
+        self.is_simple = _only([] if _reaches_over_spaces(first) else simple)
         self._is_local = _only(first.local_characters(simple) if isinstance(first, FontFile) else simple)
-        self.splits_at_spaces = not any(_reaches_over_spaces(face) for face in self.chain.faces)
+        # fonts that draw a word otherwise beside a space: their lines are shaped whole
+        self._reaching = {i for i, face in enumerate(self.chain.faces) if _reaches_over_spaces(face)}
         # columns by which a word is kept further left than it stands, see _plain_token
         space = self.draw(" ", 0, None).width(self.column_bytes)
         self._shift = min(2, config.pad, max(0, space - 1))
@@ -167,12 +169,12 @@ class Typesetter:
         # of, and words that are not plain.
         share = _CACHE_BYTES // 16
         self.cache = Cache(self._build, _cost, 3 * share)
-        self.plain = Cache(self._plain_token, _cost_of_columns, (1 if words else 11) * share)
+        self.plain = Cache(self._plain_token, _cost_of_columns, (1 if words else 11) * share, True)
         self._triples = Cache(self._middle, _cost_of_columns, share)
         self.units = Cache(partial(self._build_unit, words), _cost, share)
         self.words = Cache(partial(self._build_word, words), _cost, 2 * share)
         self.plain_units = Cache(self._plain_unit, _cost_of_columns, share)
-        self.plain_words = Cache(partial(self._plain_word, words), _cost_of_columns, (7 if words else 1) * share)
+        self.plain_words = Cache(partial(self._plain_word, words), _cost_of_columns, (7 if words else 1) * share, True)
         self._caches = (
             self.cache, self.plain, self._triples, self.units, self.words, self.plain_units, self.plain_words
         )  # fmt: skip
@@ -218,6 +220,8 @@ class Typesetter:
             kinds = {piece.kind for piece in pieces}
             for kind in kinds:
                 flags |= kind
+        if flags & _WHOLE and not flags & BIDI and base != "rtl":
+            return line_of([cache[text, 0]])
         if flags & BIDI or base == "rtl":
             return self._bidi_line(text, _TOKENS.findall(text), base, cache)
         if len(kinds) > 1 and len(metrics := {kind >> _METRICS_SHIFT for kind in kinds}) > 1:
@@ -243,8 +247,6 @@ class Typesetter:
         return b"".join(strips)
 
     def _tokens(self, text: str) -> list[str]:
-        if not self.splits_at_spaces:
-            return [text] if text else []
         if "\0" in text:
             return _WITH_SPACE.findall(text)
         tokens = text.replace(" ", " \0").split("\0")
@@ -258,6 +260,8 @@ class Typesetter:
         spaces: whether the space after a word belongs to it, else it is left out; alone: whether each character of a
         script written without spaces is a word.
         """
+        if spaces and not text.isprintable():
+            text = SPACES.sub(" ", text)
         if not spaces:
             tokens = text.split()
         elif alone and not text.isascii():
@@ -337,13 +341,18 @@ class Typesetter:
         """A piece: text left to right where it may be; (text, is right to left); (text, direction, baseline)."""
         if not isinstance(key, str):
             return self.draw(*key) if len(key) == 3 else self.draw(*key, None)
-        if self.is_simple(key):
-            return self.draw(key, 0, None)
-        if needs_bidi(key):
-            return Piece(b"", BIDI, len(key), b"")
-        if len(key) > 1 and self.splits_at_spaces and ALONE.search(key) and len(_TOKENS.findall(key)) > 1:
-            return Piece(b"", _CUT, len(key), b"")
-        return self.draw(key, 0, None)
+        return self.draw(key, 0, None) if self.is_simple(key) else self._sentinel(key) or self.draw(key, 0, None)
+
+    def _sentinel(self, token: str) -> Piece | None:
+        """What stands for a token that cannot be drawn without looking at its line; None for one that can."""
+        if needs_bidi(token):
+            return Piece(b"", BIDI, len(token), b"")
+        if len(token) > 1 and ALONE.search(token) and len(_TOKENS.findall(token)) > 1:
+            return Piece(b"", _CUT, len(token), b"")
+        if self._reaching and any(run.face in self._reaching for run in itemize(token, self.chain)):
+            # Han and kana stand alone in every font; what looks over spaces is Hangul, and Latin of some fonts
+            return None if ALONE.match(token) else Piece(b"", _WHOLE, len(token), b"")
+        return None
 
     # ---- plain words: columns only -----------------------------------------------------------------------------------
 
@@ -358,11 +367,9 @@ class Typesetter:
             parts = list(map(self._triples.__getitem__, [framed[i : i + 3] for i in range(len(token))]))
             if None not in parts:
                 return b"".join(parts)
-        if not self.is_simple(token) and (needs_bidi(token) or ALONE.search(token)):
-            return None
-        piece = self.draw(token, 0, None)
+        piece = self._build(token)
         cut = self._shift_bytes
-        if piece.kind & ~OVERHANG or piece.after or len(piece.before) > cut or not _ends_blank(piece.strip, cut):
+        if not piece.length or piece.kind & ~OVERHANG or piece.after or len(piece.before) > cut or not _ends_blank(piece.strip, cut):
             return None
         return blank(cut - len(piece.before)) + piece.before + piece.strip[: len(piece.strip) - cut]
 

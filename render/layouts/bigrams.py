@@ -16,10 +16,12 @@ from itertools import accumulate
 
 from render.bidi import mostly_rtl, needs_bidi
 from render.graphemes import boundaries
+from render.itemize import SPACES
 from render.pieces import BIDI, Line, Piece, Typesetter, line_of
 from render.strip import Draft
 
 _WORD = re.compile(r"\S+")
+_BETWEEN_SPACES = re.compile("[^ ]+")
 
 
 def text(setter: Typesetter, draft: Draft, text: str) -> None:
@@ -104,7 +106,7 @@ def lay_units(setter: Typesetter, draft: Draft, text: str, x: int, which: int) -
 
 def _starts_of_words(draft: Draft, line: Line, text: str, x: int, end: int) -> list[int]:
     """Patches of the pieces that begin a word of the text, from left to right, and the patch after the last."""
-    words = {match.start() for match in _WORD.finditer(text)}
+    words = {match.start() for match in _BETWEEN_SPACES.finditer(SPACES.sub(" ", text))}
     edges = _edges(line, x, draft.geometry.column_bytes)
     begins = []
     for piece, first, edge in zip(line.pieces, line.first_characters(), edges):

@@ -83,7 +83,9 @@ def characters_of(chain: Chain, scripts: Sequence[str]) -> list[str]:
     found = sorted({c for c in found if chain.choose(c) >= 0})
     have = {script_of(c) for c in found}
     if missing := [script for script in scripts if script not in have]:
-        raise RenderError(f"scripts {', '.join(missing)}: no font here has a letter of them; ISO 15924 codes, such as Latn")
+        raise RenderError(
+            f"scripts {', '.join(missing)}: no font here has a letter of them; ISO 15924 codes, such as Latn"
+        )
     return found
 
 
@@ -92,14 +94,19 @@ def _is_letter_or_sign(character: str) -> bool:
     return character == " " or (category[0] in "LNPS" and not is_ignorable(character))
 
 
-def lines_of(characters: Sequence[str], chain: Chain) -> Iterator[tuple[str, bool]]:
-    """Lines in which every form of the characters occurs, and whether each is set right to left."""
+def lines_of(characters: Sequence[str], chain: Chain, all_marks: bool = True) -> Iterator[tuple[str, bool]]:
+    """Lines in which every form of the characters occurs, and whether each is set right to left.
+
+    all_marks: whether the letters take all marks that the chain has for their script, else those among the characters.
+    """
+    given = [c for c in characters if unicodedata.category(c)[0] == "M"]
+    characters = [c for c in characters if unicodedata.category(c)[0] != "M"]
     by_script: dict[str | None, list[str]] = {}
     for character in characters:
         by_script.setdefault(script_of(character), []).append(character)
     for script, members in by_script.items():
         rtl = bidi_levels(members[-1], "auto")[0] == 1
-        marks = _marks(script, chain) if script else []
+        marks = [m for m in _marks(script, chain) if all_marks or m in given] if script else []
         yield from _rows(members, rtl)
         if script in _JOINING:
             yield from _rows(_joined(members, marks), rtl)
@@ -107,7 +114,9 @@ def lines_of(characters: Sequence[str], chain: Chain) -> Iterator[tuple[str, boo
             letters = [c for c in members if c.isascii()]
             pairs = [a + b for a, b in product(letters, letters)]
             yield from _rows([f for f in pairs if f[0] == "f"] + ["f" + f for f in pairs if f[0] == "f"], rtl)
-        elif any("SIGN VIRAMA" in unicodedata.name(m, "") for m in marks) or any("VOWEL SIGN" in unicodedata.name(m, "") for m in marks):
+        elif any("SIGN VIRAMA" in unicodedata.name(m, "") for m in marks) or any(
+            "VOWEL SIGN" in unicodedata.name(m, "") for m in marks
+        ):
             yield from _rows(_syllables(members, marks), rtl)
         elif marks and script not in ("Grek", "Cyrl", *CJK):
             letters = [c for c in members if c.isalpha()]
@@ -162,12 +171,20 @@ def _syllables(letters: Sequence[str], marks: Sequence[str]) -> list[str]:
     Longer conjuncts are read as half forms followed by a syllable.
     """
     name = unicodedata.name
-    signs = [m for m in marks if "VOWEL SIGN" in name(m) and "VOCALIC" not in name(m)] + [m for m in marks if name(m).endswith("VOWEL SIGN VOCALIC R")]
+    signs = [m for m in marks if "VOWEL SIGN" in name(m) and "VOCALIC" not in name(m)] + [
+        m for m in marks if name(m).endswith("VOWEL SIGN VOCALIC R")
+    ]
     virama = next((m for m in marks if "VIRAMA" in name(m)), "")
     nasal = [m for m in marks if name(m).endswith(("ANUSVARA", "CANDRABINDU", "VISARGA"))]
     nukta = next((m for m in marks if name(m).endswith("NUKTA")), "")
     letters = [c for c in letters if unicodedata.category(c) == "Lo"]
-    vowels = [c for c in letters if "LETTER" in name(c) and name(c).split("LETTER ")[1].rstrip("AEIOU LCNDRSHORTV") == "" and len(name(c).split("LETTER ")[1]) <= 9]
+    vowels = [
+        c
+        for c in letters
+        if "LETTER" in name(c)
+        and name(c).split("LETTER ")[1].rstrip("AEIOU LCNDRSHORTV") == ""
+        and len(name(c).split("LETTER ")[1]) <= 9
+    ]
     vowels = [c for c in letters if _is_independent_vowel(c)]
     consonants = [c for c in letters if c not in vowels]
     tails = ["", *signs]
@@ -185,7 +202,12 @@ def _syllables(letters: Sequence[str], marks: Sequence[str]) -> list[str]:
     if any("DEVANAGARI" in name(c) for c in letters[:1]):
         i_sign = [s for s in signs if name(s).endswith("SIGN I")]
         ra = [c for c in consonants if name(c).endswith("LETTER RA")]
-        parts += [a + virama + b + s for a in common for b in common for s in ["", *i_sign, *(m for m in signs if unicodedata.category(m) == "Mn")]]
+        parts += [
+            a + virama + b + s
+            for a in common
+            for b in common
+            for s in ["", *i_sign, *(m for m in signs if unicodedata.category(m) == "Mn")]
+        ]
         parts += [a + virama + b + s + e for a in common for b in ra for s in tails for e in ends[:3]]
         parts += [a + virama + b + s + e for a in ra for b in common for s in tails for e in ends[:3]]
     else:
@@ -195,7 +217,30 @@ def _syllables(letters: Sequence[str], marks: Sequence[str]) -> list[str]:
 
 def _is_independent_vowel(character: str) -> bool:
     letter = unicodedata.name(character).split("LETTER ")[-1]
-    return letter in {"A", "AA", "I", "II", "U", "UU", "E", "EE", "AI", "O", "OO", "AU", "VOCALIC R", "VOCALIC RR", "VOCALIC L", "VOCALIC LL", "CANDRA E", "SHORT E", "CANDRA O", "SHORT O", "CANDRA A", "SHORT A"}
+    return letter in {
+        "A",
+        "AA",
+        "I",
+        "II",
+        "U",
+        "UU",
+        "E",
+        "EE",
+        "AI",
+        "O",
+        "OO",
+        "AU",
+        "VOCALIC R",
+        "VOCALIC RR",
+        "VOCALIC L",
+        "VOCALIC LL",
+        "CANDRA E",
+        "SHORT E",
+        "CANDRA O",
+        "SHORT O",
+        "CANDRA A",
+        "SHORT A",
+    }
 
 
 def shape(face: Face, text: str, script: str | None, rtl: bool) -> list[Glyph]:
@@ -220,7 +265,9 @@ def shape_line(line: str, chain: Chain, base: str) -> Iterator[Drawn]:
             groups.setdefault(glyph.cluster, []).append(glyph)
         for start, group in groups.items():
             text = part[start : ends[start]]
-            yield Drawn(text, run.face, run.script, rtl, tuple(glyph._replace(cluster=0) for glyph in group), run.start + start)
+            yield Drawn(
+                text, run.face, run.script, rtl, tuple(glyph._replace(cluster=0) for glyph in group), run.start + start
+            )
 
 
 def rarity(text: str) -> float:

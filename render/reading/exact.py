@@ -147,7 +147,9 @@ def find_exact(
             stack.append((state, stage + 1))
         is_partial = stage == lanes.last_stage or stage == 2
         found = []
-        for column, shift, place_before, lone, before in _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges):
+        for column, shift, place_before, lone, before in _moves(
+            lanes, rules, kinds, state, is_space, stage, unit_end, edges
+        ):
             if column >= last:
                 continue
             pending = drawn >> (column - base) * lane if column > base else drawn << (base - column) * lane

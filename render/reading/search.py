@@ -115,7 +115,9 @@ class _Search:
 
     def run(self) -> Found:
         arcs, last = self.arcs, self.last
-        root = Node(0.0, self.first, -1, self.first, None, 0, False, np.zeros((self.reach + self.room, self.height), np.float32))
+        root = Node(
+            0.0, self.first, -1, self.first, None, 0, False, np.zeros((self.reach + self.room, self.height), np.float32)
+        )
         buckets: dict[int, dict] = {self.first: {0: root}}
         columns = [self.first]
         width = last + 2 * arcs.widest + 64

@@ -82,21 +82,28 @@ def test_pixel_fonts_of_pixar_are_read_back(shared):
             read_back(config, reader, text)
 
 
-@pytest.mark.parametrize(
-    "script, fonts, text",
-    [
-        ("Cyrl", (), "Жебракують філософи при ґанку, 25 церков"),
-        ("Grek", (), "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία"),
-        ("Arab", ("Arabic",), "السلام عليكم، كان عددهم 120 (تقريبا) في Paris"),
-        ("Hebr", ("Hebrew",), "דג סקרן שט בים מאוכזב 12 פעמים"),
-        ("Deva", ("Devanagari",), "नमस्ते दुनिया में आपका स्वागत है।"),
-        ("Taml", ("Tamil",), "தமிழ் எழுத்து வரிசை ஒன்று"),
-        ("Thai", ("Thai",), "เป็นมนุษย์สุดประเสริฐ"),
-    ],
-)
+SCRIPTS = [
+    ("Cyrl", (), "Жебракують філософи при ґанку, 25 церков"),
+    ("Grek", (), "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία"),
+    ("Arab", ("Arabic",), "السلام عليكم، كان عددهم 120 (تقريبا) في Paris"),
+    ("Hebr", ("Hebrew",), "דג סקרן שט בים מאוכזב 12 פעמים"),
+    ("Deva", ("Devanagari",), "नमस्ते दुनिया में आपका स्वागत है।"),
+    ("Taml", ("Tamil",), "தமிழ் எழுத்து வரிசை ஒன்று"),
+    ("Thai", ("Thai",), "เป็นมนุษย์สุดประเสริฐ"),
+]
+
+
+@pytest.mark.parametrize("script, fonts, text", SCRIPTS)
 @pytest.mark.parametrize("layout", ["continuous", "adaptive"])
 def test_scripts_are_read_back(shared, script, fonts, text, layout):
     config = RenderConfig(layout=layout, fonts=noto(shared, *fonts), pad=2 if layout == "continuous" else 0)
+    read_back(config, Reader(config, alphabet=text + "abc123"), text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script, fonts, text", SCRIPTS)
+def test_scripts_are_read_back_out_of_all_their_clusters(shared, script, fonts, text):
+    config = RenderConfig.named("pixel", fonts=noto(shared, *fonts))
     read_back(config, Reader(config, scripts=[script, "Latn"]), text)
 
 
@@ -108,7 +115,7 @@ def test_han_and_kana_are_read_back_from_what_may_occur(shared):
 
 def test_a_line_that_another_font_moves_is_read_on_its_own_baseline(shared):
     config = RenderConfig.named("pixel", fonts=noto(shared, "Devanagari"))
-    reader = Reader(config, scripts=["Deva", "Latn"])
+    reader = Reader(config, alphabet="plain Latin हिन्दी and")
     read_back(config, reader, "plain Latin")
     read_back(config, reader, "हिन्दी and Latin")
 
