@@ -13,7 +13,7 @@ Non-text is made from the same lines, so that it has their amount of ink: each p
 ink (of grey, pixels shuffled), columns shuffled, patches shuffled. The share of these strips that the reader calls
 readable is its false-readable rate. Shuffled patches are another matter: each holds letters that can be read, and where
 patches are wide most of the line can; their share is given for the record and is no mistake of the threshold.
---calibrate prints the shares of ink that stay unexplained, by kind, from which the threshold in render/reader.py comes.
+--calibrate prints the shares of ink that stay unexplained (percentiles 0, 1, 50, 99, 100), by kind, from which the threshold in render/reader.py comes.
 
 Fonts and texts come from the folder of reference data ($PIXELCORE_SHARED, else ../shared). Of each font the first fifty
 lines warm the reader's caches and are not timed.
@@ -135,7 +135,7 @@ def edit_distance(one: str, other: str) -> int:
 
 
 def noisy(pixels: np.ndarray, config: RenderConfig, share: float, rng: np.random.Generator) -> np.ndarray:
-    """A strip with a share of its pixels flipped (grey: normal noise, whose deviation is that share x 4), but for its end."""
+    """A strip, not its end patch, with a share of its pixels flipped; grey: normal noise, of 4 times that deviation."""
     pixels = pixels.copy()
     body = pixels[:, : -config.patch_width]
     if config.color == "binary":
@@ -270,7 +270,7 @@ def main() -> int:
                 rows.append(_row(f"{name}, {share:.0%} noise", found))
             result["rejection"][name] = found = rejection(config, english(noise_number, seed=3), ("Latn",))
             rows += [
-                f"{name + ': ' + kind:44} readable {row['readable']:7.1%}   unexplained (0 1 50 99 100 %) {row['unexplained']}"
+                f"{name + ': ' + kind:44} readable {row['readable']:7.1%}  unexplained {row['unexplained']}"
                 for kind, row in found.items()
             ]
         if options.ocr and not options.calibrate:
@@ -298,8 +298,8 @@ def _row(name: str, found: dict[str, Any]) -> str:
         return f"{name:44} {found['absent']}"
     row = f"{name:44} {found['lines']:5} lines  CER {found['cer']:.4f}  {found['lines_per_second']:7.1f} lines/s"
     if "equal_lines" in found:
-        row += f"  equal {found['equal_lines']:6.1%}  rejected {found['rejected']:5.1%}  slowest {found['slowest_ms']:.0f} ms"
-        row += f"  built in {found['build_seconds']:.2f} s"
+        row += f"  equal {found['equal_lines']:6.1%}  rejected {found['rejected']:5.1%}"
+        row += f"  slowest {found['slowest_ms']:.0f} ms  built in {found['build_seconds']:.2f} s"
     return row
 
 

@@ -1,4 +1,4 @@
-"""Using trained models: loading any checkpoint, writing text with it, measuring, inspecting, exporting; reading pictures.
+"""Using trained models: loading any checkpoint, writing text with it, measuring, inspecting, exporting; reading strips.
 
 `load`, `generate` and `read` are what the command line calls; `python -m infer --help` shows the rest.
 """

@@ -5,45 +5,52 @@ entries go into the young one; when it holds half of the limit it becomes the ol
 entry that is asked for again while old comes back young, so what is in use survives. Because a hit in the young
 generation is a plain dictionary hit, `map(cache.__getitem__, words)` runs without a line of Python.
 
-Half of the different words of a book occur once. A cache of what is cheap to build again keeps a value when it is asked
-for the second time, so that those never push out what will be needed.
+Half of the different words of a book occur once. With `on_trial`, a value that was built waits in a small place first,
+and is kept when it is asked for again while it waits: words that do not come again never push out what will.
 """
 
 from collections.abc import Callable, Hashable
 from typing import Any
 
-_MARKS = (1 << 20) - 3  # a prime, one byte each
-
 
 class Cache(dict):
     """The young generation is the dictionary itself; read with `cache[key]`, which builds what is missing.
 
-    build: from a key to its value. cost: bytes that a key and its value take. limit: bytes of both generations.
-    keep_second: keep a value when it is built for the second time, not the first.
+    build: from a key to its value. cost: bytes that a key and its value take. limit: bytes of everything. on_trial:
+    whether a new value has to be asked for twice; an eighth of the limit is for those that wait.
     """
 
-    __slots__ = ("_build", "_cost", "_half", "_old", "_seen", "_used", "num_built")
+    __slots__ = ("_build", "_cost", "_half", "_new", "_old", "_trial", "_used", "num_built")
 
-    def __init__(self, build: Callable[[Any], Any], cost: Callable[[Any, Any], int], limit: int, keep_second: bool = False):
+    def __init__(
+        self, build: Callable[[Any], Any], cost: Callable[[Any, Any], int], limit: int, on_trial: bool = False
+    ):
         super().__init__()
-        # marks of hashes that were built once; two keys that share a mark only mean that one is kept early
-        self._seen = bytearray(_MARKS) if keep_second else None
-        self._build, self._cost, self._half = build, cost, limit // 2
+        self._trial = limit // 8 if on_trial else 0
+        self._build, self._cost, self._half = build, cost, (limit - self._trial) // 2
         self._old: dict[Hashable, Any] = {}
-        self._used = [0, 0]  # bytes: young, old
+        self._new: dict[Hashable, Any] = {}
+        self._used = [0, 0, 0]  # bytes: young, old, on trial
         self.num_built = 0
 
     def __missing__(self, key: Hashable) -> Any:
         value = self._old.get(key)
         if value is None:
-            value = self._build(key)
-            self.num_built += 1
-            if self._seen is not None:
-                mark = hash(key) % _MARKS
-                if not self._seen[mark]:
-                    self._seen[mark] = 1
-                    return value
-        return self.keep(key, value)
+            value = self._new.get(key)
+        if value is not None:
+            return self.keep(key, value)
+        value = self._build(key)
+        self.num_built += 1
+        if not self._trial:
+            return self.keep(key, value)
+        cost = self._cost(key, value)
+        if self._used[2] + cost > self._trial:
+            self._new.clear()
+            self._used[2] = 0
+        if cost <= self._trial:
+            self._new[key] = value
+            self._used[2] += cost
+        return value
 
     def keep(self, key: Hashable, value: Any) -> Any:
         """Put a value in that was built elsewhere; what alone would fill the cache is not kept. Returns the value."""
@@ -53,9 +60,7 @@ class Cache(dict):
         if self._used[0] + cost > self._half:
             self._old = dict(self)
             self.clear()
-            self._used = [0, self._used[0]]
-            if self._seen is not None:
-                self._seen = bytearray(_MARKS)
+            self._used[:2] = 0, self._used[0]
         self[key] = value
         self._used[0] += cost
         return value
@@ -68,6 +73,4 @@ class Cache(dict):
     def forget(self) -> None:
         """Drop everything."""
         self.clear()
-        self._old, self._used, self.num_built = {}, [0, 0], 0
-        if self._seen is not None:
-            self._seen = bytearray(_MARKS)
+        self._old, self._new, self._used, self.num_built = {}, {}, [0, 0, 0], 0

@@ -16,21 +16,17 @@ A strip that shows no text is recognised by what stays unexplained, as a share o
 import functools
 import math
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 import numpy as np
 
 from render.config import RenderConfig
 from render.errors import RenderError
-from render.fonts import FontFile
-from render.layouts.adaptive import _HANGUL, _JOINING
-from render.pieces import ALONE
-from render.reading.arcs import Arcs, melts
-from render.reading.clusters import Drawn, characters_of, default_scripts, lines_of, rarity, shape, shape_line
-from render.reading.exact import KERN_REACH, Lanes, find_exact
+from render.reading.arcs import Arcs
+from render.reading.clusters import Drawn, characters_of, default_scripts
+from render.reading.exact import find_exact
+from render.reading.inventory import Inventory
 from render.reading.order import logical_orders, text_in_order
 from render.reading.search import Found, Node, Rules, Settings, posteriors, search
 from render.renderer import Renderer
@@ -38,7 +34,8 @@ from render.scripts import script_of
 
 # Share of the ink that may stay unexplained in what counts as readable: `python -m benchmarks.reading --calibrate`
 UNEXPLAINED = 0.36
-FALSE_READABLE = {}  # of non-text, at that threshold
+# of what is no text, at that threshold: how much of it passes for readable, at most, in any font of that command
+FALSE_READABLE = {"uniform noise": 0.0, "columns shuffled": 0.0}
 _BLACK = 0.8  # mean ink of a separator; noise lightens it, no letter is that dark
 
 
@@ -73,7 +70,7 @@ class Reading:
 
     @functools.cached_property
     def characters(self) -> tuple[Character, ...]:
-        """The clusters from left to right, each with its confidence: its posterior among all that would fit its place."""
+        """The clusters from left to right, each with its posterior among all that would fit its place."""
         return self._confidences()
 
 
@@ -96,26 +93,12 @@ class Reader:
             raise RenderError("alphabet and scripts: give one of them")
         self.config, self._given = config, (config, alphabet, scripts, tuple(sample))
         self._renderer = Renderer(config)
-        self._setter = self._renderer.setter
-        self._chain = chain = self._setter.chain
-        self.scripts = list(scripts) if scripts is not None else None
+        setter = self._renderer.setter
         if alphabet is not None:
             characters = sorted({*unicodedata.normalize("NFC", alphabet), *alphabet, " "})
         else:
-            self.scripts = self.scripts or default_scripts(chain)
-            characters = characters_of(chain, self.scripts)
-        self._apart = config.layout == "bigrams" and config.unit == "code-point"
-        self._kerns: dict[int, bool] = {}
-        self._drawn: list[Drawn] = []
-        self._drawn = self._collect(characters, sample)
-        self._loose = any(cluster.rtl for cluster in self._drawn)
-        self._arcs: dict[int | None, Arcs] = {}
-        self._kerning: dict[tuple[int | None, int], list[tuple[int, np.ndarray | None]]] = {}
-        self._lanes: dict[int | None, tuple[Lanes, list[int]]] = {}
-        self._partner_lists: dict[tuple, dict[str | None, tuple[np.ndarray, list[str]]]] = {}
-        self._moved: dict[tuple[int, int, int], frozenset[int]] = {}
-        self._pairs: dict[tuple[str, int, str, int], int | None] = {}
-        self._kinds: dict[int | None, np.ndarray] = {}
+            characters = characters_of(setter.chain, scripts or default_scripts(setter.chain))
+        self._known = Inventory(config, setter, characters, sample, all_marks=alphabet is None)
 
     def __reduce__(self):
         return (Reader, self._given)
@@ -144,9 +127,9 @@ class Reader:
 
     def prepare(self) -> None:
         """Draw the pictures of all clusters now; otherwise the first strip waits for them."""
-        self._pictures()
+        self._known.pictures()
 
-    # ---- what is given ------------------------------------------------------------------------------------------------
+    # ---- what is given -----------------------------------------------------------------------------------------------
 
     def _ink(self, pixels: np.ndarray) -> np.ndarray:
         """float32 [columns, rows], 1 = full ink."""
@@ -156,7 +139,7 @@ class Reader:
             raise RenderError(f"cannot read {pixels.dtype} {list(pixels.shape)}; give uint8 [height, width] or [.., 3]")
         if pixels.shape[0] != height:
             raise RenderError(
-                f"strip of {pixels.shape[0]} rows; render.height = {height}: give the strip's own settings"
+                f"strip of {pixels.shape[0]} rows, render.height = {height}: give the settings it was drawn with"
             )
         if pixels.shape[1] == 0:
             raise RenderError("strip of 0 columns: nothing to read")
@@ -186,10 +169,10 @@ class Reader:
             return [first * patch], True
         return [first * patch, second], len(black) > 1
 
-    # ---- one text -----------------------------------------------------------------------------------------------------
+    # ---- one text ----------------------------------------------------------------------------------------------------
 
     def _read(self, ink: np.ndarray, first: int, last: int, has_end: bool) -> tuple[str, Found, Arcs]:
-        config = self.config
+        config, known = self.config, self._known
         patch = config.patch_width
         ink, pixels = ink[first:last], (last - first) * config.height
         pad = config.pad if config.layout == "continuous" or (config.layout == "words" and first == 0) else 0
@@ -205,19 +188,20 @@ class Reader:
 
         unit = {"bigrams": 2, "adaptive": 2}.get(config.layout, 0)
         edges = 0 if config.layout == "continuous" else patch
-        rules = Rules(edges, unit, pad, self._apart, config.layout == "adaptive", self._loose)
+        rules = Rules(edges, unit, pad, self._known.apart, config.layout == "adaptive", self._known.loose)
         if not ink.any():
-            return "", Found([], 0.0), next(iter(self._pictures().values()))[1]
-        for baseline, (_, arcs) in self._pictures().items():
-            lanes, kinds = self._lanes_of(baseline, arcs)
-            exact = find_exact(lanes, ink, pad, last, rules, functools.partial(self._moves_by, arcs), kinds, fits_end)
+            return "", Found([], 0.0), next(iter(self._known.pictures().values()))
+        for baseline, arcs in known.pictures().items():
+            lanes, kinds = known.lanes(baseline, arcs), known.kinds(baseline, arcs).tolist()
+            moves_by = functools.partial(known.moves_by, arcs)
+            exact = find_exact(lanes, ink, pad, last, rules, moves_by, kinds, fits_end)
             if exact is not None:
                 found = Found(exact, 0.0)
                 text = self._text(arcs, found, ink, fits_end)
                 return text, Found([_shifted(node, first) for node in exact], 0.0), arcs
         clean = Settings(margin=3.0, keep=8, most=32, price=1e-4)
         best: tuple[float, int | None, Arcs, Found] | None = None
-        for baseline, (_, arcs) in self._pictures().items():
+        for baseline, arcs in known.pictures().items():
             found = self._search(baseline, ink, pad, last, rules, clean, fits_end)
             if best is None or found.energy < best[0] - 1e-6:
                 best = (found.energy, baseline, arcs, found)
@@ -242,8 +226,8 @@ class Reader:
         return 1 / (2 * max(3e-4, energy))
 
     def _search(self, baseline, ink, pad, last, rules, settings, fits_end, prior=None) -> Found:
-        _, arcs = self._pictures()[baseline]
-        kinds = self._kinds_of(baseline, arcs)
+        arcs = self._known.pictures()[baseline]
+        kinds = self._known.kinds(baseline, arcs)
         return search(
             arcs,
             ink,
@@ -251,7 +235,7 @@ class Reader:
             last,
             rules,
             settings,
-            functools.partial(self._kern, baseline, arcs),
+            functools.partial(self._known.kerning, baseline, arcs),
             kinds,
             fits_end,
             arcs.rarity if prior is None else prior,
@@ -283,14 +267,14 @@ class Reader:
             and not ink[end:last].any()
         )
 
-    # ---- from arcs to a text ------------------------------------------------------------------------------------------
+    # ---- from arcs to a text -----------------------------------------------------------------------------------------
 
     def _text(self, arcs: Arcs, found: Found, ink: np.ndarray, fits_end) -> str:
         chosen = _in_one_script([arcs.members[node.arc] for node in found.path])
         clusters: list[Drawn | None] = []
         words_end = self.config.layout == "words"
         for i, node in enumerate(found.path):
-            if self._apart and i and node.place == 1 and found.path[i - 1].place == 1:
+            if self._known.apart and i and node.place == 1 and found.path[i - 1].place == 1:
                 clusters.append(None)
             clusters.append(chosen[i])
         texts = [" " if cluster is None else cluster.text for cluster in clusters]
@@ -326,12 +310,16 @@ class Reader:
                 characters.append(Character(cluster.text, node.start, value))
         return tuple(characters)
 
+
 # scripts that one text uses side by side, by the one that it uses most
-_WRITTEN_TOGETHER = {script: ("Hani", "Hira", "Kana", "Hang", "Bopo") for script in ("Hani", "Hira", "Kana", "Hang")}
+_WRITTEN_TOGETHER: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("Hani", "Hira", "Kana", "Hang"), ("Hani", "Hira", "Kana", "Hang", "Bopo")
+)
 _OTHER_SCRIPT = 8.0  # nats
 
 
-def _shifted(node, by: int):
+def _shifted(node: Node, by: int) -> Node:
+    """An arc of a second text, by its columns in the whole strip."""
     if by:
         node.start += by
         node.end += by

@@ -149,10 +149,11 @@ def melts(one: Drawn, two: Drawn, kerned: int, chain: Chain, binary: bool) -> bo
     """
     inks: dict[tuple[int, int], Bitmap] = {}
     height = baseline = 64  # room enough for both, whatever the strip
-    pictures = [_picture(cluster, chain, inks, baseline - 16, height, 1) for cluster in (one, two)]
-    if pictures[0] is None or pictures[1] is None:
+    first = _picture(one, chain, inks, baseline - 16, height, 1)
+    second = _picture(two, chain, inks, baseline - 16, height, 1)
+    if first is None or second is None:
         return False
-    (a, before_a, advance), (b, before_b, _) = pictures
+    (a, before_a, advance), (b, before_b, _) = first, second
     start = before_a + advance + kerned - before_b  # of the second picture, in that of the first
     if start < 0 or start >= len(a):
         return False

@@ -41,7 +41,7 @@ class Drawn(NamedTuple):
 
 
 def default_scripts(chain: Chain) -> list[str]:
-    """Latin, Greek, Cyrillic, and what each font of the chain is for; Han, kana and Hangul if the first font has Han."""
+    """Latin, Greek, Cyrillic, and what each font is for; Han, kana and Hangul too if the first font has Han."""
     scripts = ["Latn", "Grek", "Cyrl"]
     for face in chain.faces:
         if not isinstance(face, FontFile):
@@ -84,7 +84,7 @@ def characters_of(chain: Chain, scripts: Sequence[str]) -> list[str]:
     have = {script_of(c) for c in found}
     if missing := [script for script in scripts if script not in have]:
         raise RenderError(
-            f"scripts {', '.join(missing)}: no font here has a letter of them; ISO 15924 codes, such as Latn"
+            f"scripts {', '.join(missing)}: no font here has letters of them; give codes of ISO 15924, as Latn"
         )
     return found
 
@@ -114,9 +114,7 @@ def lines_of(characters: Sequence[str], chain: Chain, all_marks: bool = True) ->
             letters = [c for c in members if c.isascii()]
             pairs = [a + b for a, b in product(letters, letters)]
             yield from _rows([f for f in pairs if f[0] == "f"] + ["f" + f for f in pairs if f[0] == "f"], rtl)
-        elif any("SIGN VIRAMA" in unicodedata.name(m, "") for m in marks) or any(
-            "VOWEL SIGN" in unicodedata.name(m, "") for m in marks
-        ):
+        elif any("VOWEL SIGN" in unicodedata.name(m, "") for m in marks):
             yield from _rows(_syllables(members, marks), rtl)
         elif marks and script not in ("Grek", "Cyrl", *CJK):
             letters = [c for c in members if c.isalpha()]
@@ -166,81 +164,37 @@ def _joined(letters: Sequence[str], marks: Sequence[str]) -> list[str]:
 
 
 def _syllables(letters: Sequence[str], marks: Sequence[str]) -> list[str]:
-    """Consonants with vowel signs and nasal marks; pairs of consonants that share a glyph; half forms; r before and after.
+    """Consonants with vowel signs and nasal marks, pairs of consonants, half forms, r before and after a consonant.
 
     Longer conjuncts are read as half forms followed by a syllable.
     """
     name = unicodedata.name
-    signs = [m for m in marks if "VOWEL SIGN" in name(m) and "VOCALIC" not in name(m)] + [
-        m for m in marks if name(m).endswith("VOWEL SIGN VOCALIC R")
-    ]
+    signs = [m for m in marks if "VOWEL SIGN" in name(m) and ("VOCALIC" not in name(m) or name(m).endswith(" R"))]
     virama = next((m for m in marks if "VIRAMA" in name(m)), "")
-    nasal = [m for m in marks if name(m).endswith(("ANUSVARA", "CANDRABINDU", "VISARGA"))]
+    nasals = [m for m in marks if name(m).endswith(("ANUSVARA", "CANDRABINDU", "VISARGA"))]
     nukta = next((m for m in marks if name(m).endswith("NUKTA")), "")
     letters = [c for c in letters if unicodedata.category(c) == "Lo"]
-    vowels = [
-        c
-        for c in letters
-        if "LETTER" in name(c)
-        and name(c).split("LETTER ")[1].rstrip("AEIOU LCNDRSHORTV") == ""
-        and len(name(c).split("LETTER ")[1]) <= 9
-    ]
-    vowels = [c for c in letters if _is_independent_vowel(c)]
-    consonants = [c for c in letters if c not in vowels]
-    tails = ["", *signs]
-    ends = ["", *nasal]
-    parts = [c + e for c in letters for e in ends]
-    parts += [c + s + e for c in consonants for s in tails for e in ends]
+    consonants = [c for c in letters if not _VOWEL.search(name(c))]
+    common = consonants[:40]
+    tails = [sign + end for sign in ["", *signs] for end in ["", *nasals]]
+    parts = [c + end for c in letters for end in ["", *nasals]]
+    parts += [c + tail for c in consonants for tail in tails]
     if nukta:
-        parts += [c + nukta + s + e for c in consonants[:40] for s in tails for e in ends[:2]]
+        parts += [c + nukta + tail for c in common for tail in tails]
     if not virama:
         return parts
-    common = consonants[:40]
     parts += [c + virama for c in consonants]
+    # a joiner shows the half form that a consonant takes before another one
     parts += [c + virama + "\u200d" for c in consonants]
     parts += [c + nukta + virama + "\u200d" for c in common if nukta]
-    if any("DEVANAGARI" in name(c) for c in letters[:1]):
-        i_sign = [s for s in signs if name(s).endswith("SIGN I")]
-        ra = [c for c in consonants if name(c).endswith("LETTER RA")]
-        parts += [
-            a + virama + b + s
-            for a in common
-            for b in common
-            for s in ["", *i_sign, *(m for m in signs if unicodedata.category(m) == "Mn")]
-        ]
-        parts += [a + virama + b + s + e for a in common for b in ra for s in tails for e in ends[:3]]
-        parts += [a + virama + b + s + e for a in ra for b in common for s in tails for e in ends[:3]]
-    else:
-        parts += [a + virama + b for a in common for b in common]
+    before_or_over = [s for s in signs if unicodedata.category(s) == "Mn" or name(s).endswith("SIGN I")]
+    parts += [a + virama + b + s for a, b in product(common, common) for s in ["", *before_or_over]]
+    r = [c for c in consonants if name(c).endswith("LETTER RA")]
+    parts += [a + virama + b + tail for a, b in [*product(common, r), *product(r, common)] for tail in tails]
     return parts
 
 
-def _is_independent_vowel(character: str) -> bool:
-    letter = unicodedata.name(character).split("LETTER ")[-1]
-    return letter in {
-        "A",
-        "AA",
-        "I",
-        "II",
-        "U",
-        "UU",
-        "E",
-        "EE",
-        "AI",
-        "O",
-        "OO",
-        "AU",
-        "VOCALIC R",
-        "VOCALIC RR",
-        "VOCALIC L",
-        "VOCALIC LL",
-        "CANDRA E",
-        "SHORT E",
-        "CANDRA O",
-        "SHORT O",
-        "CANDRA A",
-        "SHORT A",
-    }
+_VOWEL = re.compile("LETTER (CANDRA |SHORT )?(A|AA|I|II|U|UU|E|EE|AI|O|OO|AU|VOCALIC .*)$")
 
 
 def shape(face: Face, text: str, script: str | None, rtl: bool) -> list[Glyph]:
@@ -249,7 +203,7 @@ def shape(face: Face, text: str, script: str | None, rtl: bool) -> list[Glyph]:
 
 
 def shape_line(line: str, chain: Chain, base: str) -> Iterator[Drawn]:
-    """The clusters of a line, shaped as the renderer shapes its words, in no particular order. base: as of bidi.levels."""
+    """The clusters of a line, shaped as the renderer shapes its words, in no order. base: as of bidi.levels."""
     line = SPACES.sub(" ", line)
     _, levels = bidi_levels(line, base)
     runs = itemize(line, chain, levels if any(levels) else None)
@@ -297,5 +251,6 @@ _RARITY = [
     (0x2018, 0x201D, 1.0), (0x2013, 0x2014, 1.5), (0x2026, 0x2026, 6.0), (0xC0, 0xFF, 5.0), (0x131, 0x131, 5.5),
     (0x100, 0x17F, 6.0), (0x391, 0x3C9, 2.5), (0x386, 0x3CE, 4.0), (0x410, 0x44F, 2.0), (0x401, 0x45F, 3.5),
     (0x490, 0x491, 3.5), (0x5D0, 0x5EA, 2.0), (0x621, 0x64A, 2.0), (0x900, 0xFFF, 2.0), (0x3041, 0x30FC, 2.0),
-    (0x60C, 0x61F, 1.0), (0x660, 0x669, 3.0), (0x3001, 0x3002, 1.0), (0x4E00, 0x9FFF, 3.0), (0xAC00, 0xD7A3, 3.0), (0xFF01, 0xFF5E, 2.0), (0xA0, 0xBF, 5.0),
+    (0x60C, 0x61F, 1.0), (0x660, 0x669, 3.0), (0x3001, 0x3002, 1.0), (0x4E00, 0x9FFF, 3.0), (0xAC00, 0xD7A3, 3.0),
+    (0xFF01, 0xFF5E, 2.0), (0xA0, 0xBF, 5.0),
 ]  # fmt: skip

@@ -2,9 +2,9 @@
 
 Clean means equal, and equality needs no arithmetic on arrays. Columns are lanes of one large integer: laying a picture
 over a strip is a shift and an addition (for binary strips an "or"), comparing is one comparison, and pictures that can
-stand at a column are found in a table by its first columns. The search goes deep first, whole matches before those whose
-last columns a neighbour must still explain, and never looks twice at the same cluster at the same place. It gives up
-after a number of steps; then reading/search.py takes over, which also knows what is nearly right.
+stand at a column are found in a table by its first columns. The search goes deep first, whole matches before those
+whose last columns a neighbour must still explain, and never looks twice at the same cluster at the same place. It gives
+up after a number of comparisons; then reading/search.py takes over, which also knows what is nearly right.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Lanes:
         self.lane = 8 * self.column_bytes
         self.weight = [1] * len(arcs) if drawn_apart else arcs.weight.tolist()
         scripts = [{script_of(member.text[0]) for member in members} for members in arcs.members]
-        scripts = [set() if None in own else own for own in scripts]
+        scripts = [set() if None in own else {script or "" for script in own} for own in scripts]
         packed = self.pack(arcs.flat)
         size = self.column_bytes
         self.pictures, prefixes = [], {k: {} for k in _PREFIXES}
@@ -42,7 +42,7 @@ class Lanes:
         self.is_space, self.face = arcs.is_space.tolist(), arcs.face.tolist()
         # columns before an advance that the next cluster may still change
         self.reach = arcs.reach_before + (KERN_REACH if kerns else 0)
-        # first whole boxes, then those that kerning moves, then the same for boxes of which a neighbour changes the last columns
+        # first whole boxes, then those that kerning moves; then both for boxes whose last columns a neighbour changes
         self.last_stage = 3 if kerns else 1
         for arc, (start, length) in enumerate(zip(arcs.start.tolist(), arcs.size.tolist(), strict=True)):
             columns = packed[start * size : (start + length) * size]
@@ -132,7 +132,7 @@ def find_exact(
     budget = _BUDGET
     while stack:
         state, stage = stack.pop()
-        end, arc, _, _, place, _, base, drawn, known = state
+        end, arc, _, _, _, _, base, drawn, known = state
         budget -= 10
         if budget < 0:
             return None
@@ -210,7 +210,8 @@ def _may_follow(lanes: Lanes, rules: Rules, kinds: list[int], arc: int, other: i
 
 
 def _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges) -> list[tuple]:
-    """Where the next cluster may stand: (column, kerning or None, clusters before it in its unit, after a lone letter, overhang).
+    """Where the next cluster may stand: column, kerning or None, clusters before it in its unit, whether a lone letter
+    came before, its overhang.
 
     Kerned places are tried in the second and fourth stage.
     """

@@ -27,8 +27,8 @@ _KERNED_RARITY = 5.0  # nats; clusters rarer than this are taken to be unkerned 
 class Inventory:
     """Clusters of some characters under one configuration.
 
-    sample: texts whose clusters are known besides. all_marks: whether letters take all marks of their script, else those
-    among the characters.
+    sample: texts whose clusters are known besides. all_marks: whether letters take all marks of their script, else
+    those among the characters.
     """
 
     def __init__(
@@ -60,10 +60,7 @@ class Inventory:
         if self.apart:
             lines = [(c, "ltr") for c in [*characters, *sorted(set("".join(sample)))]]
         else:
-            lines = [
-                (line, "rtl" if rtl else "ltr")
-                for line, rtl in lines_of(characters, chain, all_marks)
-            ]
+            lines = [(line, "rtl" if rtl else "ltr") for line, rtl in lines_of(characters, chain, all_marks)]
             lines += [(line, "auto") for text in sample for line in text.splitlines()]
         for line, base in lines:
             for cluster in shape_line(line, chain, base):
@@ -100,8 +97,8 @@ class Inventory:
                         found.append(by_text[other]._replace(text=pair.text + other, glyphs=moved))
         return found
 
-    def _pictures(self) -> dict[int | None, tuple[int | None, Arcs]]:
-        """Arcs by baseline; the baseline that most lines have comes first."""
+    def pictures(self) -> dict[int | None, Arcs]:
+        """Arcs by baseline; the baseline that most lines have comes first. None: of each font on its own."""
         if not self._arcs:
             faces, setter, config = self._chain.faces, self._setter, self.config
             binary = config.color == "binary"
@@ -121,17 +118,19 @@ class Inventory:
                 tall = Arcs(self._drawn, self._chain, rows, config.height + lowest - min(found), binary)
                 for row in found:
                     self._arcs[row] = tall.cut(lowest - row, config.height)
-        return {row: (row, arcs) for row, arcs in self._arcs.items()}
+        return self._arcs
 
-    def _kinds_of(self, baseline: int | None, arcs: Arcs) -> np.ndarray:
+    def kinds(self, baseline: int | None, arcs: Arcs) -> np.ndarray:
+        """Of each arc, what the layout `adaptive` takes it for: 0 = letter, 1 = alone on its patch, 2 = joined."""
         if baseline not in self._kinds:
             self._kinds[baseline] = np.array([_kind(members[0].text) for members in arcs.members], np.int8)
         return self._kinds[baseline]
 
-    def _lanes_of(self, baseline: int | None, arcs: Arcs) -> tuple[Lanes, list[int]]:
+    def lanes(self, baseline: int | None, arcs: Arcs) -> Lanes:
+        """The pictures of a baseline for the exact search."""
         if baseline not in self._lanes:
             kerns = not self.apart and any(self._face_kerns(face) for face in set(arcs.face.tolist()))
-            self._lanes[baseline] = Lanes(arcs, kerns, self.apart), self._kinds_of(baseline, arcs).tolist()
+            self._lanes[baseline] = Lanes(arcs, kerns, self.apart)
         return self._lanes[baseline]
 
     def _face_kerns(self, face: int) -> bool:
@@ -155,7 +154,7 @@ class Inventory:
             self._kerns[face] = kerned
         return self._kerns[face]
 
-    def _moves_by(self, arcs: Arcs, arc: int, other: int) -> frozenset[int]:
+    def moves_by(self, arcs: Arcs, arc: int, other: int) -> frozenset[int]:
         """By how many px an arc may move another that follows it; empty if they melt into something else."""
         key = (id(arcs), arc, other)
         if key not in self._moved:
@@ -183,7 +182,7 @@ class Inventory:
         moved = sum(glyph.advance for glyph in glyphs if glyph.cluster < len(member.text))
         return moved - sum(glyph.advance for glyph in member.glyphs)
 
-    def _kern(self, baseline: int | None, arcs: Arcs, arc: int) -> list[tuple[int, np.ndarray | None]]:
+    def kerning(self, baseline: int | None, arcs: Arcs, arc: int) -> list[tuple[int, np.ndarray | None]]:
         """By how many px an arc moves the next one, and which arcs it moves so."""
         key = (baseline, arc)
         if key not in self._kerning:
@@ -220,7 +219,7 @@ class Inventory:
         return list(shifts.items())
 
     def _partners(self, arcs: Arcs, face: int, script: str | None) -> dict[str | None, tuple[np.ndarray, list[str]]]:
-        """By the script that both are shaped in: arcs that a font may kern with a cluster of a script, and their texts."""
+        """By the script that both are shaped in: arcs that a font may kern with a cluster, and their texts."""
         key = (id(arcs), face, script)
         if key not in self._partner_lists:
             found: dict[str | None, tuple[list[int], list[str]]] = {}

@@ -1,11 +1,12 @@
 """The search: which string of clusters, laid over a strip from left to right, leaves the least unexplained.
 
-What a hypothesis leaves unexplained is its cost: the sum, over all pixels so far, of the squared difference between the
-strip and its own drawing (for binary strips: the pixels that differ). It is Viterbi's algorithm over columns, with three
-twists. Inks of neighbours overlap, so a hypothesis remembers what its last cluster draws beyond its box and its last few
-columns are charged again when the next cluster is known. Kerning moves the next cluster, by an amount that the font is
-asked for when it is first needed. And nearly all clusters are ruled out by their first columns, which bound the cost
-from below: a hypothesis is dropped as soon as it leaves `margin` more unexplained than another that reaches further.
+What a hypothesis leaves unexplained is its cost: the sum, over all pixels so far, of the squared difference between
+the strip and its own drawing (for binary strips: the pixels that differ). It is Viterbi's algorithm over columns, with
+three twists. Inks of neighbours overlap, so a hypothesis remembers what its last cluster draws beyond its box, and its
+last few columns are charged again when the next cluster is known. Kerning moves the next cluster, by an amount that the
+font is asked for when it is first needed. And nearly all clusters are ruled out by their first columns, which bound the
+cost from below: a hypothesis is dropped as soon as it leaves `margin` more unexplained than another that reaches
+further.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class Rules(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How hard to look. margin: cost; keep: hypotheses a column; most: candidates a hypothesis; price: cost of a nat."""
+    """How hard to look. margin: cost; keep: hypotheses of a column; most: candidates of one; price: cost of a nat."""
 
     margin: float
     keep: int
@@ -54,7 +55,7 @@ class Node:
     start: int  # column of the arc's origin
     parent: "Node | None"
     place: int  # clusters of its unit so far
-    blank: bool  # whether a unit of one letter came before, which only something else than a letter may follow
+    lone: bool  # whether it had to be something else than a letter, behind a unit of one letter
     canvas: np.ndarray | None = None  # ink from `reach` columns before `end` on
 
 
@@ -141,7 +142,7 @@ class _Search:
                     continue
                 if node.end >= furthest.end and node.cost <= least + self.settings.margin:
                     furthest, least = node, node.cost
-                for arc, cost, start, place, blank in self._following(node, canvas, bound):
+                for arc, cost, start, place, lone in self._following(node, canvas, bound):
                     end = start + int(arcs.advance[arc])
                     if end > last + arcs.widest:
                         continue
@@ -151,10 +152,10 @@ class _Search:
                     if bucket is None:
                         bucket = buckets[end] = {}
                         heappush(columns, end)
-                    key = (place, blank, -1 if self.shares_future and not arcs.is_space[arc] else arc)
+                    key = (place, lone, -1 if self.shares_future and not arcs.is_space[arc] else arc)
                     rival = bucket.get(key)
                     if rival is None or cost < rival.cost:
-                        bucket[key] = Node(cost, end, arc, start, node, place, blank)
+                        bucket[key] = Node(cost, end, arc, start, node, place, lone)
         node = best or furthest
         path: list[Node] = []
         while node.parent is not None:
@@ -164,7 +165,7 @@ class _Search:
         # columns are counted once here: prices and what was dropped on the way are left out
         return Found(path, self._energy(path))
 
-    # ---- what a hypothesis has drawn ----------------------------------------------------------------------------------
+    # ---- what a hypothesis has drawn ---------------------------------------------------------------------------------
 
     def _canvas(self, node: Node) -> np.ndarray:
         """Ink of the last columns of a node and of those after it: float32 [reach + room, rows], not yet saturated."""
@@ -232,7 +233,7 @@ class _Search:
         span = slice(self.reach, self.reach + self.last)
         return float(((self._drawn(drawn[span]) - self.ink[span]) ** 2).sum())
 
-    # ---- what may follow ----------------------------------------------------------------------------------------------
+    # ---- what may follow ---------------------------------------------------------------------------------------------
 
     def _following(self, node: Node, canvas: np.ndarray, bound: float):
         """Arcs that may come next: (arc, cost, column of its origin, place in its unit, after a lone letter)."""
@@ -258,8 +259,6 @@ class _Search:
                     if rules.loose and is_space:
                         alike[:] = True
                     allowed = alike if allowed is None else allowed & alike
-                if node.blank and rules.adaptive:
-                    pass
                 moves.append((node.end + shift, shift, allowed, node.place + 1, False))
         if jumps:
             if rules.unit:
@@ -338,7 +337,7 @@ class _Search:
 
     def _whole(self, node, canvas, charges, candidates, origin) -> np.ndarray:
         """Cost of whole pictures over the columns up to their advance, less what those before the origin had cost."""
-        arcs, reach = self.arcs, self.reach
+        arcs = self.arcs
         before = int(arcs.before[candidates].max())
         advances = arcs.advance[candidates]
         width = before + int(advances.max())

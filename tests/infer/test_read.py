@@ -69,7 +69,7 @@ def test_noise_is_reported_as_unreadable(tmp_path, command):
     noise = np.where(np.random.default_rng(0).random((8, 320)) < 0.3, 0, 255).astype(np.uint8)
     Image.fromarray(noise).save(file)
     flags = ["--layout", "continuous", "--set", "height=8", "--set", "color=binary", "--scripts", "Latn"]
-    status, out, err = command(file, *flags, "--json")
+    status, out, _ = command(file, *flags, "--json")
     assert status == 0 and json.loads(out)["readable"] is False
     assert "not readable" in command(file, *flags)[2]
 
