@@ -86,21 +86,21 @@ class Line:
     """Pieces in visual order.
 
     pieces: drawn ones, or a call that draws them, where the columns were put together without. starts: index in the
-    text of the first character of each, or a call for it; None = one after another. columns: of the whole line, the
-    first `left` of them left of its beginning.
+    text of the first character of each, or a call for it; None = one after another. strips: columns of the whole line in
+    parts, the first `left` of them left of its beginning.
     """
 
-    __slots__ = ("_pieces", "columns", "flags", "left", "starts")
+    __slots__ = ("_pieces", "flags", "left", "starts", "strips")
 
     def __init__(
         self,
         pieces: list[Piece] | Callable[[], list[Piece]],
         starts: Sequence[int] | Callable[[], Sequence[int]] | None = None,
         flags: int = 0,
-        columns: bytes | None = None,
+        strips: list[bytes] | None = None,
         left: int = 0,
     ):
-        self._pieces, self.starts, self.flags, self.columns, self.left = pieces, starts, flags, columns, left
+        self._pieces, self.starts, self.flags, self.strips, self.left = pieces, starts, flags, strips, left
 
     @property
     def pieces(self) -> list[Piece]:
@@ -165,12 +165,14 @@ class Typesetter:
         self._shift_bytes = self._shift * self.column_bytes
         self._after_bytes = (space - self._shift) * self.column_bytes  # of a space, what a plain word keeps
         self._pairs: dict[str, tuple[bytes | None, bool, bool]] = {}
+        self._alone: dict[str, Sequence[tuple[int, int, int, int, int]]] = {}
         # Most of the memory is for what most rows are made of: plain words. The other caches hold what those are made
         # of, and words that are not plain.
         share = _CACHE_BYTES // 16
-        self.cache = Cache(self._build, _cost, 3 * share)
+        self.cache = Cache(self._build, _cost, 2 * share)
         self.plain = Cache(self._plain_token, _cost_of_columns, (1 if words else 11) * share, True)
-        self._triples = Cache(self._middle, _cost_of_columns, share)
+        # most triples have the columns of a pair, the very same bytes, so that only the entry itself costs memory
+        self._triples = Cache(self._middle, lambda triple, columns: 240, 2 * share)
         self.units = Cache(partial(self._build_unit, words), _cost, share)
         self.words = Cache(partial(self._build_word, words), _cost, 2 * share)
         self.plain_units = Cache(self._plain_unit, _cost_of_columns, share)
@@ -206,9 +208,9 @@ class Typesetter:
         tokens = self._tokens(text)
         cache = self.cache
         if base != "rtl":
-            columns = self._plain_columns(tokens)
-            if columns is not None:
-                return Line(lambda: [cache[token] for token in tokens], columns=columns, left=self._shift)
+            strips = self._plain_strips(tokens)
+            if strips is not None:
+                return Line(lambda: [cache[token] for token in tokens], strips=strips, left=self._shift)
         pieces = [cache[token] for token in tokens]
         kinds = {piece.kind for piece in pieces}
         flags = 0
@@ -229,10 +231,10 @@ class Typesetter:
             pieces = [cache[token, 0, baseline] for token in tokens]
         return Line(pieces, None, flags & FLAGS)
 
-    def _plain_columns(self, tokens: Sequence[str]) -> bytes | None:
+    def _plain_strips(self, tokens: Sequence[str]) -> list[bytes] | None:
         """Columns of a line of plain words, the first `_shift` of them left of it; None if not all words are plain."""
         if not tokens:
-            return b""
+            return None
         last = tokens[-1]
         strips = list(map(self.plain.__getitem__, tokens[:-1]))
         strips.append(self.plain[last if last.endswith(" ") else last + " "])
@@ -244,7 +246,7 @@ class Typesetter:
             return None  # ink of the last letter stands where the line has ended
         else:
             strips[-1] = strips[-1][: len(strips[-1]) - self._after_bytes]
-        return b"".join(strips)
+        return strips
 
     def _tokens(self, text: str) -> list[str]:
         if "\0" in text:
@@ -282,7 +284,7 @@ class Typesetter:
         """Words on patches of their own, from left to right. starts: as in Line."""
         strips = list(map(self.plain_words.__getitem__, tokens))
         if self.config.direction != "rtl" and (None not in strips or self._reach_into(strips, tokens)):
-            return Line(lambda: [self.words[token] for token in tokens], starts, columns=b"".join(strips))
+            return Line(lambda: [self.words[token] for token in tokens], starts, strips=strips)
         return line_of([self.words[token] for token in tokens], starts)
 
     def _reach_into(self, strips: list[bytes | None], tokens: Sequence[str]) -> bool:
@@ -380,18 +382,19 @@ class Typesetter:
         """
         before, letter, after = triple
         cut = self._shift_bytes
-        if before == "\0":
-            columns, reaches = self._letter(letter + after, 0)
-            if columns is None or len(reaches) > cut:
-                return None
-            return blank(cut - len(reaches)) + reaches + columns
+        alone = before == "\0" or not self._pair(before + letter)[1]
         if after == "\0":
+            if letter == " " and alone:
+                return blank(self._after_bytes)
             columns, reaches = self._letter(before + letter, 1)
             return None if columns is None or reaches or not _ends_blank(columns, cut) else columns[: len(columns) - cut]
         columns, _, is_reached = self._pair(letter + after)
-        if columns is not None and not is_reached and not self._pair(before + letter)[1]:
-            return columns
-        return self._letter(triple, 1)[0]
+        if columns is not None and alone and not is_reached:
+            return blank(cut) + columns if before == "\0" else columns
+        if before != "\0":
+            return self._letter(triple, 1)[0]
+        columns, reaches = self._letter(letter + after, 0)
+        return None if columns is None or len(reaches) > cut else blank(cut - len(reaches)) + reaches + columns
 
     def _pair(self, pair: str) -> tuple[bytes | None, bool, bool]:
         """Columns of the first of two letters with its own ink alone, None if that is not all inside; whether its ink
@@ -399,7 +402,10 @@ class Typesetter:
         known = self._pairs.get(pair)
         if known is None:
             run = Run(0, 2, "Latn", 0, 0)
-            both, alone = self._glyphs(pair, run, 0, False), self._glyphs(pair[1], run, 0, False)
+            both = self._glyphs(pair, run, 0, False)
+            alone = self._alone.get(pair[1])
+            if alone is None:
+                alone = self._alone[pair[1]] = self._glyphs(pair[1], run, 0, False)
             known = None, True, True
             if len(both) == 2 and len(alone) == 1 and both[1][1] == 1 and both[1][2:] == alone[0][2:] and not both[0][4]:
                 baseline, size = self.baseline(*self._metrics[0]), self.column_bytes

@@ -216,6 +216,7 @@ class Draft:
         self._width = 0
         self._lines: list[tuple[int, Line, int, int]] = []  # text, line, column, first character
         self._black: list[int] = []
+        self._before = 0, 0  # parts and columns before the last `add`
         self._reaching: list[tuple[list[Piece], int]] = []  # lines whose ink leaves its boxes
 
     @property
@@ -229,25 +230,27 @@ class Draft:
         text: which of a pair it belongs to; first: index in that text of the line's first character.
         """
         size = self.geometry.column_bytes
-        body = line.columns
-        if body is None:
+        strips = line.strips
+        if strips is None:
             strips = [piece.strip for piece in line.pieces]
             if line.flags & OVERHANG and not _settle(line.pieces, strips):
                 self._reaching.append((line.pieces, x))
-            body = b"".join(strips)
         self._lines.append((text, line, x, first))
         begin = x - line.left
-        if begin < self._width <= x and body.startswith(blank((self._width - begin) * size)):
-            body, begin = body[(self._width - begin) * size :], self._width
+        if begin < self._width <= x and strips and strips[0].startswith(blank((self._width - begin) * size)):
+            strips = [strips[0][(self._width - begin) * size :], *strips[1:]]
+            begin = self._width
         self._advance_to(begin)
-        self._parts.append(body)
-        self._width = begin + len(body) // size
+        self._before = len(self._parts), self._width
+        self._parts += strips
+        self._width = begin + sum(map(len, strips)) // size
         return self._width
 
     def take_back(self) -> None:
         """Undo the last `add`."""
         _, line, x, _ = self._lines.pop()
-        self._width -= len(self._parts.pop()) // self.geometry.column_bytes
+        count, self._width = self._before
+        del self._parts[count:]
         self._reaching = [entry for entry in self._reaching if entry != (line.pieces, x)]
 
     def separator(self, x: int) -> int:

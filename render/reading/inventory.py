@@ -23,6 +23,8 @@ from render.scripts import script_of
 _KERNED = {"Latn", "Grek", "Cyrl", "Armn", "Geor", "Hira", "Kana"}
 _KERNED_RARITY = 5.0  # nats; clusters rarer than this are taken to be unkerned when a strip is noisy
 
+_SMALL_SHIFTS = {-2, -1, 0, 1, 2}  # px by which kerning that is not asked for may move a cluster
+
 
 class Inventory:
     """Clusters of some characters under one configuration.
@@ -158,9 +160,19 @@ class Inventory:
         """By how many px an arc may move another that follows it; empty if they melt into something else."""
         key = (id(arcs), arc, other)
         if key not in self._moved:
-            pairs = product(arcs.members[arc], arcs.members[other])
-            self._moved[key] = frozenset(moved for pair in pairs if (moved := self._pair(*pair)) is not None)
+            found: set[int] = set()
+            for member, partner in product(arcs.members[arc], arcs.members[other]):
+                if member.text != " " and member.face == partner.face and self._kerns_in_context(member):
+                    found |= _SMALL_SHIFTS
+                elif (moved := self._pair(member, partner)) is not None:
+                    found.add(moved)
+            self._moved[key] = frozenset(found)
         return self._moved[key]
+
+    def _kerns_in_context(self, member: Drawn) -> bool:
+        """Whether kerning depends on more than two neighbours: of what joins and stacks, parts alone do not tell."""
+        unlike = member.rtl or (script_of(member.text[0]) or "Latn") not in _KERNED
+        return unlike and self._face_kerns(member.face)
 
     def _pair(self, member: Drawn, partner: Drawn) -> int | None:
         key = (member.text, member.face, partner.text, partner.face)
