@@ -13,7 +13,8 @@ Non-text is made from the same lines, so that it has their amount of ink: each p
 ink (of grey, pixels shuffled), columns shuffled, patches shuffled. The share of these strips that the reader calls
 readable is its false-readable rate. Shuffled patches are another matter: each holds letters that can be read, and where
 patches are wide most of the line can; their share is given for the record and is no mistake of the threshold.
---calibrate prints the shares of ink that stay unexplained (percentiles 0, 1, 50, 99, 100), by kind, from which the threshold in render/reader.py comes.
+--calibrate prints the shares of ink that stay unexplained (percentiles 0, 1, 50, 99, 100), by kind, from which the
+threshold in render/reader.py comes.
 
 Fonts and texts come from the folder of reference data ($PIXELCORE_SHARED, else ../shared). Of each font the first fifty
 lines warm the reader's caches and are not timed.

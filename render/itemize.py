@@ -62,5 +62,5 @@ def _faces(text: str, ends: list[int], chain: Chain) -> list[int]:
         else:
             faces.append(chain.choose(cluster))
         start = end
-    first = next((face for face in faces if face is not None), 0)
+    first = next((face for face in faces if face is not None and face >= 0), max(0, chain.choose(" ")))
     return [first if face is None else face for face in faces]

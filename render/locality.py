@@ -10,8 +10,7 @@ Table layouts: OpenType specification, chapters GSUB, GPOS and common table form
 
 import struct
 from collections.abc import Iterator
-
-import uharfbuzz as hb
+from typing import Any
 
 # Features that HarfBuzz applies to Latin text unasked
 _DEFAULT_ON = frozenset(
@@ -25,8 +24,8 @@ _EXTENSION = {b"GSUB": 7, b"GPOS": 9}
 _STATE_MACHINES = frozenset(("morx", "mort", "kerx"))  # Apple's tables: rules without a bound
 
 
-def far_reaching(face: hb.Face, glyphs: frozenset[int]) -> frozenset[int]:
-    """Glyphs to leave out so that, of the rest, no default rule spans more than two; ligatures of three are let be, as
+def far_reaching(face: Any, glyphs: frozenset[int]) -> frozenset[int]:
+    """Of a HarfBuzz face: glyphs to leave out so that, of the rest, no default rule spans more than two; ligatures of three are let be, as
     their letters are seen to share a cluster."""
     if _STATE_MACHINES.intersection(face.table_tags):
         return glyphs

@@ -13,7 +13,6 @@ the whole line in the compatible configurations: those pieces are drawn again at
 import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -58,8 +57,8 @@ class Piece:
     """Drawn text: a word with its space, a character, or a whole patch-aligned word.
 
     strip: its columns; before, after: columns of ink left and right of them, empty for nearly all; length: characters;
-    spans: int32 pairs (characters, columns) of its clusters from left to right, as bytes; in a piece of the kind RTL the
-    characters count from its end; missing: (place, character).
+    spans: int32 pairs (characters, columns) of its clusters from left to right, as bytes; in a piece of the kind RTL
+    the characters count from its end; missing: (place, character).
     """
 
     __slots__ = ("after", "before", "kind", "length", "missing", "spans", "strip")
@@ -86,8 +85,8 @@ class Line:
     """Pieces in visual order.
 
     pieces: drawn ones, or a call that draws them, where the columns were put together without. starts: index in the
-    text of the first character of each, or a call for it; None = one after another. strips: columns of the whole line in
-    parts, the first `left` of them left of its beginning.
+    text of the first character of each, or a call for it; None = one after another. strips: columns of the whole line
+    in parts, the first `left` of them left of its beginning.
     """
 
     __slots__ = ("_pieces", "flags", "left", "starts", "strips")
@@ -124,7 +123,7 @@ def line_of(pieces: list[Piece], starts: Sequence[int] | Callable[[], Sequence[i
     return Line(pieces, starts, flags & FLAGS)
 
 
-# A glyph where it stands: index of its font, its id, px from the start of the piece to its origin, px above the baseline
+# A glyph where it stands: index of its font, its id, px from the start of the piece to its origin, px above the line
 _Placed = tuple[int, int, int, int]
 _TO_BINARY = bytes(PAPER if value > PAPER // 2 else 0 for value in range(256))
 
@@ -144,9 +143,7 @@ class Typesetter:
 
     def __init__(self, config: RenderConfig, words: "Words | None" = None):
         self.config = config
-        self.chain = open_chain(
-            config.fonts, config.size, config.hinting, config.height, boxes=config.missing == "box"
-        )
+        self.chain = open_chain(config.fonts, config.size, config.hinting, config.height, boxes=config.missing == "box")
         self.height, self.channels = config.height, config.channels
         self.column_bytes = config.height * config.channels
         self._metrics: list[tuple[int, int]] = [(self.chain.faces[0].ascent, self.chain.faces[0].descent)]
@@ -154,11 +151,11 @@ class Typesetter:
         self._inks: dict[tuple[int, int], Bitmap] = {}
         self._cell_bytes = 0
         first = self.chain.faces[0]
-        simple = _simple_characters(first)
-        self.is_simple = _only([] if _reaches_over_spaces(first) else simple)
-        self._is_local = _only(first.local_characters(simple) if isinstance(first, FontFile) else simple)
-        # fonts that draw a word otherwise beside a space: their lines are shaped whole
+        # fonts that draw a word otherwise beside a space: lines with their letters are shaped whole
         self._reaching = {i for i, face in enumerate(self.chain.faces) if _reaches_over_spaces(face)}
+        simple = [] if 0 in self._reaching else _simple_characters(first)
+        self.is_simple = _only(simple)
+        self._is_local = _only(first.local_characters(simple) if isinstance(first, FontFile) else simple)
         # columns by which a word is kept further left than it stands, see _plain_token
         space = self.draw(" ", 0, None).width(self.column_bytes)
         self._shift = min(2, config.pad, max(0, space - 1))
@@ -173,10 +170,11 @@ class Typesetter:
         self.plain = Cache(self._plain_token, _cost_of_columns, (1 if words else 11) * share, True)
         # most triples have the columns of a pair, the very same bytes, so that only the entry itself costs memory
         self._triples = Cache(self._middle, lambda triple, columns: 240, 2 * share)
-        self.units = Cache(partial(self._build_unit, words), _cost, share)
-        self.words = Cache(partial(self._build_word, words), _cost, 2 * share)
+        self._on_patches = words
+        self.units = Cache(self._build_unit, _cost, share)
+        self.words = Cache(self._build_word, _cost, 2 * share)
         self.plain_units = Cache(self._plain_unit, _cost_of_columns, share)
-        self.plain_words = Cache(partial(self._plain_word, words), _cost_of_columns, (7 if words else 1) * share, True)
+        self.plain_words = Cache(self._plain_word, _cost_of_columns, (7 if words else 1) * share, True)
         self._caches = (
             self.cache, self.plain, self._triples, self.units, self.words, self.plain_units, self.plain_words
         )  # fmt: skip
@@ -278,9 +276,7 @@ class Typesetter:
             return self._bidi_words(text, tokens, spaces)
         return line
 
-    def words_in_order(
-        self, tokens: Sequence[str], starts: Sequence[int] | Callable[[], Sequence[int]] | None
-    ) -> Line:
+    def words_in_order(self, tokens: Sequence[str], starts: Sequence[int] | Callable[[], Sequence[int]] | None) -> Line:
         """Words on patches of their own, from left to right. starts: as in Line."""
         strips = list(map(self.plain_words.__getitem__, tokens))
         if self.config.direction != "rtl" and (None not in strips or self._reach_into(strips, tokens)):
@@ -371,7 +367,13 @@ class Typesetter:
                 return b"".join(parts)
         piece = self._build(token)
         cut = self._shift_bytes
-        if not piece.length or piece.kind & ~OVERHANG or piece.after or len(piece.before) > cut or not _ends_blank(piece.strip, cut):
+        if (
+            not piece.length
+            or piece.kind & ~OVERHANG
+            or piece.after
+            or len(piece.before) > cut
+            or not _ends_blank(piece.strip, cut)
+        ):
             return None
         return blank(cut - len(piece.before)) + piece.before + piece.strip[: len(piece.strip) - cut]
 
@@ -387,7 +389,9 @@ class Typesetter:
             if letter == " " and alone:
                 return blank(self._after_bytes)
             columns, reaches = self._letter(before + letter, 1)
-            return None if columns is None or reaches or not _ends_blank(columns, cut) else columns[: len(columns) - cut]
+            return (
+                None if columns is None or reaches or not _ends_blank(columns, cut) else columns[: len(columns) - cut]
+            )
         columns, _, is_reached = self._pair(letter + after)
         if columns is not None and alone and not is_reached:
             return blank(cut) + columns if before == "\0" else columns
@@ -407,19 +411,25 @@ class Typesetter:
             if alone is None:
                 alone = self._alone[pair[1]] = self._glyphs(pair[1], run, 0, False)
             known = None, True, True
-            if len(both) == 2 and len(alone) == 1 and both[1][1] == 1 and both[1][2:] == alone[0][2:] and not both[0][4]:
+            if (
+                len(both) == 2
+                and len(alone) == 1
+                and both[1][1] == 1
+                and both[1][2:] == alone[0][2:]
+                and not both[0][4]
+            ):
                 baseline, size = self.baseline(*self._metrics[0]), self.column_bytes
                 (glyph, _, width, right, _), second = both
                 ink, offset = self._cell(0, glyph, baseline)
                 other, shift = self._cell(0, second[0], baseline - second[4])
                 start = right + offset
                 end = start + len(ink or b"") // size
-                reached = other is None or bool(other) and second[3] + shift < 0
+                reached = other is None or (bool(other) and second[3] + shift < 0)
                 columns = None
                 if ink is not None and (not ink or (start >= 0 and end <= width)):
                     columns = blank(start * size) + ink + blank((width - end) * size) if ink else blank(width * size)
                     columns = columns.translate(_TO_BINARY) if self.config.color == "binary" else columns
-                known = columns, ink is None or bool(ink) and end > width, reached
+                known = columns, ink is None or (bool(ink) and end > width), reached
             self._pairs[pair] = known
         return known
 
@@ -447,10 +457,10 @@ class Typesetter:
         start = widths[0] + widths[1] + glyphs[2][3] + shift
         return end > widths[0] + widths[1] or (bool(other) and start < widths[0])
 
-    def _plain_word(self, words: "Words", token: str) -> bytes | None:
+    def _plain_word(self, token: str) -> bytes | None:
         """Columns of a word on patches of its own, or None if that is not all there is to it."""
         if self.is_simple(token):
-            edges = words.cut(self, token)
+            edges = self._cut_word(token)
             units = list(map(self.plain_units.__getitem__, [token[a:b] for a, b in zip([0, *edges], edges)]))
             if None not in units:
                 return b"".join(units)
@@ -461,12 +471,12 @@ class Typesetter:
         piece = self.units[text, 0]
         return None if piece.kind & FLAGS else piece.strip
 
-    def _build_word(self, words: "Words", key: str | tuple[str, int]) -> Piece:
+    def _build_word(self, key: str | tuple[str, int]) -> Piece:
         """A word on patches of its own: text left to right where it may be, or (text, is right to left)."""
         token, rtl = (key, 0) if isinstance(key, str) else key
         if isinstance(key, str) and not self.is_simple(key) and needs_bidi(key):
             return Piece(b"", BIDI, len(key), b"")
-        edges = words.cut(self, token)
+        edges = self._cut_word(token)
         units = [self.units[token[start:end], rtl] for start, end in zip([0, *edges], edges)]
         flags = 0
         for unit in units:
@@ -482,8 +492,13 @@ class Typesetter:
         strip, spans = b"".join([unit.strip for unit in units]), b"".join([unit.spans for unit in units])
         return Piece(strip, RTL if rtl else 0, len(token), spans)
 
-    def _build_unit(self, words: "Words", key: tuple[str, int]) -> Piece:
-        return words.unit(self, *key)
+    def _cut_word(self, token: str) -> list[int]:
+        assert self._on_patches, "a layout without Words asks for words on patches"
+        return self._on_patches.cut(self, token)
+
+    def _build_unit(self, key: tuple[str, int]) -> Piece:
+        assert self._on_patches, "a layout without Words asks for words on patches"
+        return self._on_patches.unit(self, *key)
 
     def draw(self, text: str, rtl: int, baseline: int | None) -> Piece:
         """Shape and draw a text of one direction, uncached. baseline: a row, or None = as its fonts have it."""
@@ -505,9 +520,7 @@ class Typesetter:
         flags = (MISSING if missing else 0) | (OVERHANG if before or after else 0) | (RTL if rtl else 0)
         return Piece(strip, index << _METRICS_SHIFT | flags, length, spans, tuple(missing), before, after)
 
-    def _draw_runs(
-        self, text: str, runs: Sequence[Run], rtl: int, baseline: int
-    ) -> tuple[bytes, bytes, bytes, bytes]:
+    def _draw_runs(self, text: str, runs: Sequence[Run], rtl: int, baseline: int) -> tuple[bytes, bytes, bytes, bytes]:
         """The columns of the box, those left and right of it that have ink, and the spans of the clusters.
 
         Inks of letters that follow each other rarely share a column, so the columns of a word are those of its letters
@@ -708,8 +721,8 @@ def _add_ink(paper: np.ndarray, ink: np.ndarray) -> None:
 def merge(columns: np.ndarray, ink: bytes, x: int, own_layout: bool = False) -> None:
     """Add ink, given as columns of bytes, to columns [width, column bytes] from x on; what falls outside is lost.
 
-    own_layout: whether the ink was laid out by itself, as the originals do with each letter of a pair. Cairo adds up the
-    inks of one layout, and lays the ink of another over what is there already, which shows where grey meets grey.
+    own_layout: whether the ink was laid out by itself, as the originals do with each letter of a pair. Cairo adds up
+    the inks of one layout, and lays the ink of another over what is there already: it shows where grey meets grey.
     """
     add = np.frombuffer(ink, np.uint8).reshape(-1, columns.shape[1])
     first, last = max(0, -x), min(len(add), len(columns) - x)
@@ -806,4 +819,3 @@ def check_fits_grid(setter: Typesetter) -> str | None:
         return None
     sizes = ", ".join(map(str, exact[:4])) or "no size"
     return f"{face.name}: {setter.config.size:g} px is off its grid (pixel-exact at {sizes}): letters lose pixels"
-

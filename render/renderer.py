@@ -91,8 +91,8 @@ class Renderer:
         for index, text in enumerate(texts):
             try:
                 yield self(text, max_patches)
-            except RenderError as cause:
-                raise RenderError(f"text {index}: {cause}") from cause
+            except (RenderError, TypeError) as cause:
+                raise type(cause)(f"text {index}: {cause}") from cause
 
     def _limit(self, max_patches: int | None) -> int:
         patches = self.config.max_patches if max_patches is None else max_patches
@@ -115,7 +115,7 @@ class Renderer:
         lay(self._setter, draft, *parts)
         return draft
 
-    # ---- what does not fit --------------------------------------------------------------------------------------------
+    # ---- what does not fit -------------------------------------------------------------------------------------------
 
     def _shorten(self, text: Text, limit: int) -> tuple[Draft, tuple[int, ...]]:
         """The longest beginning of a text that fits, by whole clusters; of a list, by whole words.
@@ -155,6 +155,8 @@ class Renderer:
         """
         if isinstance(text, list):
             raise TypeError("windows of a list of words are not defined; give a string or a pair of strings")
+        if type(stride) is not int or stride < 0:
+            raise RenderError(f"stride = {stride!r}; it must be a whole number of patches, 0 or more")
         limit = self._limit(max_patches)
         first, long = (None, text) if isinstance(text, str) else text
         which = 0 if first is None else 1
@@ -172,13 +174,15 @@ class Renderer:
             places = spans[spans[:, 0] == which]
             # the first characters of the last `stride` patches of this text, in the order of the text
             begins = np.sort(places[:, 1])[::-1]
-            again = int(begins[min(stride, len(begins)) - 1]) if stride and len(begins) else end
-            following = again if again > start else end
-            if following <= start:
+            if end <= start:
                 raise RenderError(f"window at character {start}: nothing of the text fits beside the first; shorten it")
-            start = following
+            again = int(begins[min(stride, len(begins)) - 1]) if stride else end
+            if again <= start:
+                tell = "as many as a window shows of the text; ask for fewer, or for more patches"
+                raise RenderError(f"stride = {stride} patches are {tell}")
+            start = again
 
-    # ---- what makes it this renderer ----------------------------------------------------------------------------------
+    # ---- what makes it this renderer ---------------------------------------------------------------------------------
 
     def identity(self) -> dict[str, Any]:
         """What decides the pixels: configuration, fonts by hash, and hashes of drawn probe texts, by script.
@@ -233,7 +237,9 @@ def changes(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
         found.append(f"fonts: {fonts[0]} against {fonts[1]}")
     elif one["probes"] != other["probes"]:
         scripts = [script for script in one["probes"] if one["probes"][script] != other["probes"].get(script)]
-        found.append(f"pixels of {', '.join(scripts)}, from other library versions: {one['versions']}, {other['versions']}")
+        found.append(
+            f"pixels of {', '.join(scripts)}, from other library versions: {one['versions']}, {other['versions']}"
+        )
     return found
 
 

@@ -38,7 +38,17 @@ class Geometry:
 class Strip:
     """One rendered text (or pair, or list of words), from its first column to the end patch."""
 
-    __slots__ = ("_char_spans", "_clusters", "_columns", "_geometry", "_lines", "_missing", "_word_starts", "drawn", "separators")
+    __slots__ = (
+        "_char_spans",
+        "_clusters",
+        "_columns",
+        "_geometry",
+        "_lines",
+        "_missing",
+        "_word_starts",
+        "drawn",
+        "separators",
+    )
 
     def __init__(
         self,
@@ -56,7 +66,8 @@ class Strip:
         # Patches that are black all over; the last one ends the strip.
         self.separators = separators
         self._word_starts = word_starts
-        # How many characters of each text (how many words of a list) the strip holds.
+        # How many characters of each text (how many words of a list) the strip holds. Where the end patch covers what
+        # does not fit (overflow = "clip"), the length of a text.
         self.drawn = drawn
 
     @property
@@ -134,7 +145,7 @@ class Strip:
 
     @property
     def missing(self) -> tuple[Missing, ...]:
-        """Characters that no font has, in the order of the text; also those right of the end patch that were cut off."""
+        """Characters that no font has, in the order of the text; also those that the end patch cut off."""
         if self._missing is None:
             found = []
             for text, line, _, first in self._lines:
@@ -299,8 +310,10 @@ class Draft:
 
 
 def _settle(pieces: list[Piece], strips: list[bytes]) -> bool:
-    """Let ink that leaves its box take blank columns of the neighbour: the space before a j. False, and no change, where
-    a neighbour has ink there itself."""
+    """Let ink that leaves its box take blank columns of the neighbour: the space before a j.
+
+    False, and no change, where a neighbour has ink there itself.
+    """
     settled = list(strips)
     for i in [i for i, piece in enumerate(pieces) if piece.kind & OVERHANG]:
         before, after = pieces[i].before, pieces[i].after

@@ -17,7 +17,9 @@ from render.pieces import ALONE, Typesetter
 from render.scripts import script_of
 from render.strip import Draft
 
-_JOINING = frozenset("Adlm Arab Chrs Mand Mani Mong Nkoo Ougr Phag Phlp Rohg Sogd Sogo Syrc".split())
+_JOINING = frozenset(
+    ["Adlm", "Arab", "Chrs", "Mand", "Mani", "Mong", "Nkoo", "Ougr", "Phag", "Phlp", "Rohg", "Sogd", "Sogo", "Syrc"]
+)
 _HANGUL = re.compile("[\u1100-\u11ff\ua960-\ua97c\uac00-\ud7fb]")
 
 

@@ -1,11 +1,11 @@
 """Two characters a patch: words are cut into pairs, and each pair starts a patch.
 
-Equal words then have equal patches wherever they stand. Pairs never cross words. A pair that is wider than a patch takes
-two. What a pair is made of:
+Equal words then have equal patches wherever they stand. Pairs never cross words. A pair that is wider than a patch
+takes two. What a pair is made of:
 
 - `code-point`, as PIXEL-M4 drew (specs, PIXEL 1.4): two code points, each drawn by itself and on the baseline of its
-  own font: no kerning, Arabic letters isolated, Devanagari vowel signs alone. No space is drawn, so that where a word of
-  even length ends cannot be seen. Needed for its weights.
+  own font: no kerning, Arabic letters isolated, Devanagari vowel signs alone. No space is drawn, so that where a word
+  of even length ends cannot be seen. Needed for its weights.
 - `grapheme`: two grapheme clusters shaped together: joined Arabic, conjuncts, kerning. With `word_gap = "space"` the
   space after a word is a cluster like any other, and text can be read back.
 """
@@ -17,7 +17,7 @@ from itertools import accumulate
 from render.bidi import mostly_rtl, needs_bidi
 from render.graphemes import boundaries
 from render.itemize import SPACES
-from render.pieces import BIDI, Line, Piece, Typesetter, line_of
+from render.pieces import BIDI, RTL, Line, Piece, Typesetter, line_of
 from render.strip import Draft
 
 _WORD = re.compile(r"\S+")
@@ -69,10 +69,14 @@ def unit(setter: Typesetter, text: str, rtl: int) -> Piece:
         # each letter by itself; what reaches over an edge reaches into the next patch, as it did
         parts, x = [], 0
         for place, letter in reversed(list(enumerate(text))) if rtl else enumerate(text):
-            piece = setter.cache[letter, rtl]
+            piece = setter.cache[
+                letter, 0
+            ]  # a letter alone decides its direction: a bracket has none, and is not mirrored
             parts.append((piece, x, place))
             x += len(piece.strip) // size
-        return setter.join(parts, -(-x // patch) * patch, len(text))
+        drawn = setter.join(parts, -(-x // patch) * patch, len(text))
+        drawn.kind |= RTL if rtl else 0
+        return drawn
     # shaped together, with all its ink on its own patches
     piece = setter.cache[text, rtl]
     left = len(piece.before) // size
@@ -130,7 +134,7 @@ def lay_words(setter: Typesetter, draft: Draft, words: Sequence[str], gap: str) 
     draft.word_starts, draft.end, draft.num_words = starts, draft.edge(x), len(starts) - 1
 
 
-# ---- as PIXEL-M4 drew --------------------------------------------------------------------------------------------------
+# ---- as PIXEL-M4 drew ------------------------------------------------------------------------------------------------
 
 
 def _lay_original(

@@ -37,10 +37,8 @@ def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
     _lay(setter, draft, words, setter.config.pad, 0, firsts)
 
 
-def _lay(
-    setter: Typesetter, draft: Draft, words: Sequence[str], x: int, which: int, firsts: Sequence[int]
-) -> None:
-    patch, size = draft.geometry.patch_width, setter.column_bytes
+def _lay(setter: Typesetter, draft: Draft, words: Sequence[str], x: int, which: int, firsts: Sequence[int]) -> None:
+    patch = draft.geometry.patch_width
     starts = [x // patch]
     last = len(words) - 1
     for i, word in enumerate(words):

@@ -64,9 +64,6 @@ class Lanes:
         self.scripts = [sum(map(apart.__getitem__, own)) if own else -1 for own in scripts]
         self.widest = max(self.advance, default=1)
         self._boxes, self._inner = boxes, {}
-        # of scripts whose letters reach far under their neighbours, nothing of a narrow one may be left to find it by
-        slim = [arc for arc, rtl in enumerate(arcs.rtl.tolist()) if rtl and self.advance[arc] <= _USUAL_REACH + 2]
-        self.narrow: list[tuple[int, dict[int, list[int]]]] = [(0, {0: slim})]
         ones = int.from_bytes(b"\x01" * (self.column_bytes * (self.widest + 64)), "little")
         self._low, self._high = ones * 0x7F, ones * 0x80
         self.shifts = sorted(range(-KERN_REACH, 3), key=abs) if kerns else [0]
@@ -163,7 +160,6 @@ def find_exact(
                 if is_partial:
                     skipped = -(-pending.bit_length() // lane)
                     keyed.append((key >> skipped * lane, lanes.inner(skipped)))
-                    keyed.append((0, lanes.narrow))
             for key, mask, table in ((key, mask, table) for key, tables in keyed for mask, table in tables):
                 for other in table.get(key & mask, ()):
                     budget -= 1
