@@ -14,7 +14,8 @@ from typing import Any
 
 # Features that HarfBuzz applies to Latin text unasked
 _DEFAULT_ON = frozenset(
-    b"rvrn ltra ltrm rlig calt clig liga ccmp locl rclt rand Harf HARF Buzz BUZZ kern dist curs mark mkmk abvm blwm".split()
+    b"rvrn ltra ltrm rlig calt clig liga ccmp locl rclt rand Harf HARF Buzz BUZZ".split()
+    + b"kern dist curs mark mkmk abvm blwm".split()
 )
 _LONGEST_LIGATURE = 3  # the letter and both neighbours
 # Lookup types: of GSUB, of GPOS
@@ -25,8 +26,10 @@ _STATE_MACHINES = frozenset(("morx", "mort", "kerx"))  # Apple's tables: rules w
 
 
 def far_reaching(face: Any, glyphs: frozenset[int]) -> frozenset[int]:
-    """Of a HarfBuzz face: glyphs to leave out so that, of the rest, no default rule spans more than two; ligatures of three are let be, as
-    their letters are seen to share a cluster."""
+    """Of a HarfBuzz face: glyphs to leave out so that, of the rest, no default rule spans more than two.
+
+    Ligatures of three are let be, as their letters are seen to share a cluster.
+    """
     if _STATE_MACHINES.intersection(face.table_tags):
         return glyphs
     found: set[int] = set()

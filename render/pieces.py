@@ -76,9 +76,14 @@ class Piece:
         self.strip, self.kind, self.length, self.spans = strip, kind, length, spans
         self.missing, self.before, self.after = missing, before, after
 
-    def width(self, column_bytes: int) -> int:
-        """Columns of the box."""
-        return len(self.strip) // column_bytes
+    @property
+    def width(self) -> int:
+        """Columns of the box, also of a piece that was only measured."""
+        return sum(memoryview(self.spans).cast("i")[1::2])
+
+    def measured(self) -> "Piece":
+        """The piece without its columns."""
+        return Piece(b"", self.kind, self.length, self.spans, self.missing)
 
 
 class Line:
@@ -157,7 +162,7 @@ class Typesetter:
         self.is_simple = _only(simple)
         self._is_local = _only(first.local_characters(simple) if isinstance(first, FontFile) else simple)
         # columns by which a word is kept further left than it stands, see _plain_token
-        space = self.draw(" ", 0, None).width(self.column_bytes)
+        space = self.draw(" ", 0, None).width
         self._shift = min(2, config.pad, max(0, space - 1))
         self._shift_bytes = self._shift * self.column_bytes
         self._after_bytes = (space - self._shift) * self.column_bytes  # of a space, what a plain word keeps
@@ -167,17 +172,18 @@ class Typesetter:
         # of, and words that are not plain.
         share = _CACHE_BYTES // 16
         self.cache = Cache(self._build, _cost, 2 * share)
-        self.plain = Cache(self._plain_token, _cost_of_columns, (1 if words else 11) * share, True)
+        self.plain = Cache(self._plain_token, _cost_of_columns, (1 if words else 9) * share, True)
         # most triples have the columns of a pair, the very same bytes, so that only the entry itself costs memory
         self._triples = Cache(self._middle, lambda triple, columns: 240, 2 * share)
         self._on_patches = words
         self.units = Cache(self._build_unit, _cost, share)
         self.words = Cache(self._build_word, _cost, 2 * share)
+        self.measures = Cache(self._measure, _cost, share)
+        self.word_measures = Cache(self._measure_word, _cost, share)
         self.plain_units = Cache(self._plain_unit, _cost_of_columns, share)
-        self.plain_words = Cache(self._plain_word, _cost_of_columns, (7 if words else 1) * share, True)
-        self._caches = (
-            self.cache, self.plain, self._triples, self.units, self.words, self.plain_units, self.plain_words
-        )  # fmt: skip
+        self.plain_words = Cache(self._plain_word, _cost_of_columns, (6 if words else 1) * share, True)
+        self._caches = [self.cache, self.plain, self._triples, self.measures]
+        self._caches += [self.units, self.words, self.word_measures, self.plain_units, self.plain_words]
 
     def forget(self) -> None:
         """Empty the caches."""
@@ -208,7 +214,7 @@ class Typesetter:
         if base != "rtl":
             strips = self._plain_strips(tokens)
             if strips is not None:
-                return Line(lambda: [cache[token] for token in tokens], strips=strips, left=self._shift)
+                return Line(lambda: [self.measures[token] for token in tokens], strips=strips, left=self._shift)
         pieces = [cache[token] for token in tokens]
         kinds = {piece.kind for piece in pieces}
         flags = 0
@@ -280,7 +286,7 @@ class Typesetter:
         """Words on patches of their own, from left to right. starts: as in Line."""
         strips = list(map(self.plain_words.__getitem__, tokens))
         if self.config.direction != "rtl" and (None not in strips or self._reach_into(strips, tokens)):
-            return Line(lambda: [self.words[token] for token in tokens], starts, strips=strips)
+            return Line(lambda: [self.word_measures[token] for token in tokens], starts, strips=strips)
         return line_of([self.words[token] for token in tokens], starts)
 
     def _reach_into(self, strips: list[bytes | None], tokens: Sequence[str]) -> bool:
@@ -376,6 +382,23 @@ class Typesetter:
         ):
             return None
         return blank(cut - len(piece.before)) + piece.before + piece.strip[: len(piece.strip) - cut]
+
+    def _measure(self, token: str) -> Piece:
+        """A plain word without its columns: what is asked of it when its line was put together without it."""
+        if token.endswith(" ") and len(token) > 1 and self._is_local(token):
+            framed = f"\0{token}\0"
+            parts = list(map(self._triples.__getitem__, [framed[i : i + 3] for i in range(len(token))]))
+            if None not in parts:
+                widths = [len(part) // self.column_bytes for part in parts]
+                widths[0] -= self._shift
+                widths[-1] += self._shift
+                return Piece(b"", 0, len(token), array("q", [width << 32 | 1 for width in widths]).tobytes())
+        return self.cache[token].measured()
+
+    def _measure_word(self, token: str) -> Piece:
+        edges = self._cut_word(token)
+        units = [self.units[token[start:end], 0] for start, end in zip([0, *edges], edges)]
+        return Piece(b"", 0, len(token), b"".join([unit.spans for unit in units]))
 
     def _middle(self, triple: str) -> bytes | None:
         """Columns of the middle one of three letters, NUL where a word begins and ends; None if it has none alone.

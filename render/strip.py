@@ -115,7 +115,7 @@ class Strip:
     def clusters(self) -> np.ndarray:
         """int32 [clusters, 5]: text, first character, end, first column, end column; from left to right."""
         if self._clusters is None:
-            self._clusters = _clusters_of(self._lines, self._geometry.column_bytes)
+            self._clusters = _clusters_of(self._lines)
         return self._clusters
 
     def _spans_of_patches(self) -> np.ndarray:
@@ -180,32 +180,36 @@ def _unpickled(made: tuple, clusters: np.ndarray, missing: tuple[Missing, ...]) 
     return strip
 
 
-def _clusters_of(lines: list[tuple[int, Line, int, int]], size: int) -> np.ndarray:
+def _clusters_of(lines: list[tuple[int, Line, int, int]]) -> np.ndarray:
     """Rows of `Strip.clusters` of all lines: (which text, line, first column, index of its first character)."""
     texts: list[int] = []
-    begins: list[int] = []  # columns of the pieces
-    starts: list[int] = []  # their first characters
+    starts: list[int] = []  # of the pieces, in characters
+    begins: list[int] = []  # of the lines, in columns
     pieces: list[Piece] = []
     for text, line, x, first in lines:
         pieces += line.pieces
         texts += [text] * len(line.pieces)
-        for piece, start in zip(line.pieces, line.first_characters()):
-            begins.append(x)
-            starts.append(first + start)
-            x += len(piece.strip) // size
-    pairs = np.frombuffer(b"".join([piece.spans for piece in pieces]), np.int32).reshape(-1, 2)
-    counts = np.array([len(piece.spans) // 8 for piece in pieces], np.int64)
+        begins += [x] * len(line.pieces)
+        starts += [first + start for start in line.first_characters()]
+    spans = [piece.spans for piece in pieces]
+    pairs = np.frombuffer(b"".join(spans), np.int32).reshape(-1, 2)
+    counts = np.array([len(span) // 8 for span in spans], np.int64)
     owner = np.repeat(np.arange(len(pieces)), counts)
-    # sums run through all pieces; what stood before the piece is taken off again
     sums = np.cumsum(pairs, 0, np.int64)
-    sums -= np.concatenate([np.zeros((1, 2), np.int64), sums])[np.cumsum(counts) - counts][owner]
+    # sums run through all pieces; what stood before the piece, or before its line, is taken off again
+    padded = np.concatenate([np.zeros((1, 2), np.int64), sums])
+    heads = np.cumsum(counts) - counts
+    lengths_of_lines = np.array([len(line.pieces) for _, line, _, _ in lines], np.int64)
+    first_of_line = np.repeat(np.cumsum(lengths_of_lines) - lengths_of_lines, lengths_of_lines)
+    characters = sums[:, 0] - padded[heads, 0][owner]
+    columns = sums[:, 1] - padded[heads[first_of_line], 1][owner]
     rtl = np.array([bool(piece.kind & RTL) for piece in pieces], bool)[owner]
     lengths = np.bincount(owner, pairs[:, 0], len(pieces)).astype(np.int64)[owner]
     rows = np.empty((len(pairs), 5), np.int32)
     rows[:, 0] = np.array(texts, np.int32)[owner]
-    rows[:, 2] = np.array(starts, np.int64)[owner] + np.where(rtl, lengths - sums[:, 0] + pairs[:, 0], sums[:, 0])
+    rows[:, 2] = np.array(starts, np.int64)[owner] + np.where(rtl, lengths - characters + pairs[:, 0], characters)
     rows[:, 1] = rows[:, 2] - pairs[:, 0]
-    rows[:, 4] = np.array(begins, np.int64)[owner] + sums[:, 1]
+    rows[:, 4] = np.array(begins, np.int64)[owner] + columns
     rows[:, 3] = rows[:, 4] - pairs[:, 1]
     return rows
 

@@ -111,7 +111,7 @@ def lay_units(setter: Typesetter, draft: Draft, text: str, x: int, which: int) -
 def _starts_of_words(draft: Draft, line: Line, text: str, x: int, end: int) -> list[int]:
     """Patches of the pieces that begin a word of the text, from left to right, and the patch after the last."""
     words = {match.start() for match in _BETWEEN_SPACES.finditer(SPACES.sub(" ", text))}
-    edges = _edges(line, x, draft.geometry.column_bytes)
+    edges = _edges(line, x)
     begins = []
     for piece, first, edge in zip(line.pieces, line.first_characters(), edges):
         # a piece may begin with the space that stands left of a word
@@ -147,7 +147,7 @@ def _lay_original(
     starts: Callable[[], Sequence[int]] | None,
 ) -> None:
     """Words from column x on. starts: index of each in its text; None for a list, whose words keep their order."""
-    size, patch = setter.column_bytes, draft.geometry.patch_width
+    patch = draft.geometry.patch_width
     places = starts or (lambda: list(accumulate([len(word) + 1 for word in words], initial=0))[:-1])
     order = range(len(words) - 1, -1, -1) if rtl and starts else range(len(words))
     if rtl:
@@ -159,7 +159,7 @@ def _lay_original(
     end = draft.add(line, x, which)
     draft.end, draft.num_words = draft.edge(end), len(words)
     if draft.clips and end > draft.limit and words:
-        edges = _edges(line, x, size)
+        edges = _edges(line, x)
         # one word more than needed goes when only the last one is too long, and the first always stays (specs 1.4)
         fitting = [i for i in range(len(words) - 1) if edges[i] <= draft.limit]
         kept = max(1, fitting[-1] if fitting else 1)
@@ -168,12 +168,12 @@ def _lay_original(
         draft.add(line, x, which)
         draft.end, draft.num_words = draft.edge(edges[kept]), kept
     end = draft.end
-    draft.word_starts = lambda: [min(edge, end) // patch for edge in _edges(line, x, size)]
+    draft.word_starts = lambda: [min(edge, end) // patch for edge in _edges(line, x)]
 
 
-def _edges(line: Line, x: int, size: int) -> list[int]:
+def _edges(line: Line, x: int) -> list[int]:
     """Columns between the pieces of a line that begins at column x, and its end."""
-    return list(accumulate([len(piece.strip) // size for piece in line.pieces], initial=x))
+    return list(accumulate([piece.width for piece in line.pieces], initial=x))
 
 
 def _in_order(places: Sequence[int], order: Sequence[int]) -> list[int]:

@@ -42,7 +42,7 @@ def ink_agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 
 # The danda was drawn by a font that the chain does not have: Noto Sans Takri, picked by fontconfig on the machine that
-# made the rows, gives words_2 byte for byte. Its line metrics (13 / 5 rows) also move the whole line of texts_5 by one row.
+# made the rows, gives words_2 byte for byte. Its line metrics (13 / 5 rows) also move the line of texts_5 by one row.
 _DANDA = "the danda is drawn by Noto Sans Devanagari here and was drawn by Noto Sans Takri there"
 DIFFERENT: dict[tuple[str, str], tuple[float, str]] = {
     ("pixel", "texts_5"): (0.50, _DANDA + "; the taller line stands one row lower"),
