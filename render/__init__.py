@@ -2,7 +2,8 @@
 
 from render.config import RenderConfig
 from render.errors import RenderError
+from render.reader import Reader, Reading
 from render.renderer import Renderer
 from render.strip import Strip
 
-__all__ = ["RenderConfig", "RenderError", "Renderer", "Strip"]
+__all__ = ["Reader", "Reading", "RenderConfig", "RenderError", "Renderer", "Strip"]

@@ -5,28 +5,34 @@ entries go into the young one; when it holds half of the limit it becomes the ol
 entry that is asked for again while old comes back young, so what is in use survives. Because a hit in the young
 generation is a plain dictionary hit, `map(cache.__getitem__, words)` runs without a line of Python.
 
-Half of the different words of a book occur once. With `on_trial`, a value that was built waits in a small place first,
-and is kept when it is asked for again while it waits: words that do not come again never push out what will.
+Half of the different words of a book occur once. With `on_trial`, a value that is cheap to build again waits in a small
+place first, and is kept when it is asked for again while it waits: it does not push out what will come again.
 """
 
 from collections.abc import Callable, Hashable
 from typing import Any
+
+_ABSENT = object()
 
 
 class Cache(dict):
     """The young generation is the dictionary itself; read with `cache[key]`, which builds what is missing.
 
     build: from a key to its value. cost: bytes that a key and its value take. limit: bytes of everything. on_trial:
-    whether a new value has to be asked for twice; an eighth of the limit is for those that wait.
+    of a key, whether its value has to be asked for twice; an eighth of the limit is for those that wait.
     """
 
-    __slots__ = ("_build", "_cost", "_half", "_new", "_old", "_trial", "_used", "num_built")
+    __slots__ = ("_build", "_cost", "_half", "_new", "_old", "_on_trial", "_trial", "_used", "num_built")
 
     def __init__(
-        self, build: Callable[[Any], Any], cost: Callable[[Any, Any], int], limit: int, on_trial: bool = False
+        self,
+        build: Callable[[Any], Any],
+        cost: Callable[[Any, Any], int],
+        limit: int,
+        on_trial: Callable[[Any], object] | None = None,
     ):
         super().__init__()
-        self._trial = limit // 8 if on_trial else 0
+        self._on_trial, self._trial = on_trial, limit // 8 if on_trial else 0
         self._build, self._cost, self._half = build, cost, (limit - self._trial) // 2
         self._old: dict[Hashable, Any] = {}
         self._new: dict[Hashable, Any] = {}
@@ -34,14 +40,14 @@ class Cache(dict):
         self.num_built = 0
 
     def __missing__(self, key: Hashable) -> Any:
-        value = self._old.get(key)
-        if value is None:
-            value = self._new.get(key)
-        if value is not None:
+        value = self._old.get(key, _ABSENT)  # None may be a value
+        if value is _ABSENT:
+            value = self._new.get(key, _ABSENT)
+        if value is not _ABSENT:
             return self.keep(key, value)
         value = self._build(key)
         self.num_built += 1
-        if not self._trial:
+        if not self._on_trial or not self._on_trial(key):
             return self.keep(key, value)
         cost = self._cost(key, value)
         if self._used[2] + cost > self._trial:

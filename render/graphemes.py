@@ -17,7 +17,7 @@ import unicodedata
 
 def boundaries(text: str) -> list[int]:
     """End of every cluster, in characters, ascending; the last is len(text). Empty for an empty text."""
-    if _JOINING.search(text) is None:
+    if JOINING.search(text) is None:
         return list(range(1, len(text) + 1))
     return [match.end() for match in _CLUSTER.finditer("".join(map(_CLASSES.__getitem__, text)))]
 
@@ -37,17 +37,17 @@ _SIMPLE = (
     r"\u2D00-\u2D25\u2E00-\u3029\u3030-\u3098\u309B-\uA66E\uAC00-\uD7A3\uF900-\uFB1D\uFB1F-\uFDFF\uFE30-\uFF9D"
     r"\uFFA0-\uFFFF\U0001F000-\U0001F0FF\U0001F200-\U0001F3FA\U0001F400-\U0001FAFF\U00020000-\U0003FFFF"
 )
-_JOINING = re.compile(f"[^{_SIMPLE}]")
+JOINING = re.compile(f"[^{_SIMPLE}]")
 
 # The letters: c = CR, n = LF, . = other controls, x = Extend, V = Extend that links conjuncts (a virama), o = Extend
 # that conjuncts do not reach across, z = zero-width joiner, s = SpacingMark, p = Prepend, K = consonant of a script
 # that forms conjuncts, E = Extended_Pictographic, R = regional indicator, - = any other; Hangul: l, v, t = leading,
 # vowel, trailing jamo, b = LV syllable, d = LVT syllable.
-_HANGUL = "l++(?:[bv]v*+t*+|dt*+)?|[bv]v*+t*+|[dt]t*+"  # GB6-GB8
+HANGUL = "l++(?:[bv]v*+t*+|dt*+)?|[bv]v*+t*+|[dt]t*+"  # GB6-GB8
 _CONJUNCT = "K(?:[xz]*+V[xzV]*+K)*+"  # GB9c
 _EMOJI = "E(?:[xVo]*+zE)*+"  # GB11
 _FLAG = "RR?"  # GB12, GB13
-_CORE = f"{_HANGUL}|{_CONJUNCT}|{_EMOJI}|{_FLAG}|[^cn.]"
+_CORE = f"{HANGUL}|{_CONJUNCT}|{_EMOJI}|{_FLAG}|[^cn.]"
 _CLUSTER = re.compile(
     f"cn|[cn.]|p++(?:{_CORE})?[xVozs]*+|(?:{_CORE})[xVozs]*+"  # GB3-GB5, GB9b before a core, GB9 and GB9a after it
 )

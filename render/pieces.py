@@ -171,8 +171,8 @@ class Typesetter:
         # Most of the memory is for what most rows are made of: plain words. The other caches hold what those are made
         # of, and words that are not plain.
         share = _CACHE_BYTES // 16
-        self.cache = Cache(self._build, _cost, 2 * share)
-        self.plain = Cache(self._plain_token, _cost_of_columns, (1 if words else 9) * share, True)
+        self.cache = Cache(self._build, _cost, (2 if words else 6) * share)
+        self.plain = Cache(self._plain_token, _cost_of_columns, (1 if words else 5) * share, self._is_local)
         # most triples have the columns of a pair, the very same bytes, so that only the entry itself costs memory
         self._triples = Cache(self._middle, lambda triple, columns: 240, 2 * share)
         self._on_patches = words
@@ -181,7 +181,7 @@ class Typesetter:
         self.measures = Cache(self._measure, _cost, share)
         self.word_measures = Cache(self._measure_word, _cost, share)
         self.plain_units = Cache(self._plain_unit, _cost_of_columns, share)
-        self.plain_words = Cache(self._plain_word, _cost_of_columns, (6 if words else 1) * share, True)
+        self.plain_words = Cache(self._plain_word, _cost_of_columns, (6 if words else 1) * share, self.is_simple)
         self._caches = [self.cache, self.plain, self._triples, self.measures]
         self._caches += [self.units, self.words, self.word_measures, self.plain_units, self.plain_words]
 
@@ -353,7 +353,10 @@ class Typesetter:
             return Piece(b"", BIDI, len(token), b"")
         if len(token) > 1 and ALONE.search(token) and len(_TOKENS.findall(token)) > 1:
             return Piece(b"", _CUT, len(token), b"")
-        if self._reaching and any(run.face in self._reaching for run in itemize(token, self.chain)):
+        first = self.chain.faces[0]
+        if not self._reaching or (0 not in self._reaching and all(map(first.covers, token))):
+            return None
+        if any(run.face in self._reaching for run in itemize(token, self.chain)):
             # Han and kana stand alone in every font; what looks over spaces is Hangul, and Latin of some fonts
             return None if ALONE.match(token) else Piece(b"", _WHOLE, len(token), b"")
         return None

@@ -17,10 +17,10 @@ from render.pieces import ALONE, Typesetter
 from render.scripts import script_of
 from render.strip import Draft
 
-_JOINING = frozenset(
+JOINING = frozenset(
     ["Adlm", "Arab", "Chrs", "Mand", "Mani", "Mong", "Nkoo", "Ougr", "Phag", "Phlp", "Rohg", "Sogd", "Sogo", "Syrc"]
 )
-_HANGUL = re.compile("[\u1100-\u11ff\ua960-\ua97c\uac00-\ud7fb]")
+HANGUL = re.compile("[\u1100-\u11ff\ua960-\ua97c\uac00-\ud7fb]")
 
 
 def text(setter: Typesetter, draft: Draft, text: str) -> None:
@@ -49,9 +49,9 @@ def cut(setter: Typesetter, word: str) -> list[int]:
     start = 0
     for end in boundaries(word):
         first = word[start]
-        if script_of(first) in _JOINING:
+        if script_of(first) in JOINING:
             kind = "joined"
-        elif ALONE.match(first) or _HANGUL.match(first):
+        elif ALONE.match(first) or HANGUL.match(first):
             kind = "alone"
         else:
             kind = "letter"

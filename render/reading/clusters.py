@@ -26,7 +26,7 @@ _CJK_BLOCKS = [(0x3000, 0x303F), (0x30A0, 0x30A0), (0x30FB, 0x30FC), (0xFF00, 0x
 _HAN_BLOCKS = [(0x3005, 0x3007), (0x4E00, 0x9FFF)]
 _LAST_OF_BUILTIN = 0x3000  # the font of this project draws nothing beyond
 _TATWEEL = "\u0640"
-_JOINING = {"Arab", "Syrc", "Nkoo", "Mand", "Adlm", "Rohg"}
+JOINING = {"Arab", "Syrc", "Nkoo", "Mand", "Adlm", "Rohg"}
 
 
 class Drawn(NamedTuple):
@@ -108,7 +108,7 @@ def lines_of(characters: Sequence[str], chain: Chain, all_marks: bool = True) ->
         rtl = bidi_levels(members[-1], "auto")[0] == 1
         marks = [m for m in _marks(script, chain) if all_marks or m in given] if script else []
         yield from _rows(members, rtl)
-        if script in _JOINING:
+        if script in JOINING:
             yield from _rows(_joined(members, marks), rtl)
         elif script == "Latn":
             letters = [c for c in members if c.isascii()]

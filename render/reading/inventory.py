@@ -12,7 +12,7 @@ import numpy as np
 
 from render.config import RenderConfig
 from render.fonts import FontFile
-from render.layouts.adaptive import _HANGUL, _JOINING
+from render.layouts.adaptive import HANGUL, JOINING
 from render.pieces import ALONE, Typesetter
 from render.reading.arcs import Arcs, melts
 from render.reading.clusters import Drawn, lines_of, rarity, shape, shape_line
@@ -266,6 +266,6 @@ def _is_common(cluster: Drawn) -> bool:
 
 
 def _kind(text: str) -> int:
-    if script_of(text[0]) in _JOINING:
+    if script_of(text[0]) in JOINING:
         return 2
-    return 1 if ALONE.match(text) or _HANGUL.match(text) else 0
+    return 1 if ALONE.match(text) or HANGUL.match(text) else 0

@@ -132,16 +132,13 @@ def test_a_megabyte_without_a_space_takes_seconds(kind: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outside_fonts", [False, True])
-@pytest.mark.parametrize("kind", ["default", "words", "bigrams", "pixel", "pixel-m4", "pixar"])
+@pytest.mark.parametrize("kind", ["default", "continuous", "words", "pixel", "pixel-m4"])
 @pytest.mark.parametrize(
     "unit", ["\u0627", "漢", "क्", "aא1 ", "a ", " ", "\u202e", "\u200d", "👩\u200d", "\u0301", "\0", "\ud800", "🇩"]
 )
-def test_a_megabyte_of_anything_takes_seconds(kind: str, unit: str, outside_fonts: bool, request):
-    if outside_fonts:
-        request.getfixturevalue("shared")
+def test_a_megabyte_of_anything_comes_to_an_end(kind: str, unit: str):
     text = unit * (1_000_000 // len(unit.encode("utf-8", "surrogatepass")))
     start = time.process_time()
-    strip = renderer_of(kind, outside_fonts)(text)
+    strip = renderer_of(kind, False)(text)
     assert len(strip.char_spans) == strip.num_patches
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 60  # what has width takes seconds; marks without end are all drawn
