@@ -17,7 +17,7 @@ import unicodedata
 
 def boundaries(text: str) -> list[int]:
     """End of every cluster, in characters, ascending; the last is len(text). Empty for an empty text."""
-    if JOINING.search(text) is None:
+    if _JOINING.search(text) is None:
         return list(range(1, len(text) + 1))
     return [match.end() for match in _CLUSTER.finditer("".join(map(_CLASSES.__getitem__, text)))]
 
@@ -37,7 +37,7 @@ _SIMPLE = (
     r"\u2D00-\u2D25\u2E00-\u3029\u3030-\u3098\u309B-\uA66E\uAC00-\uD7A3\uF900-\uFB1D\uFB1F-\uFDFF\uFE30-\uFF9D"
     r"\uFFA0-\uFFFF\U0001F000-\U0001F0FF\U0001F200-\U0001F3FA\U0001F400-\U0001FAFF\U00020000-\U0003FFFF"
 )
-JOINING = re.compile(f"[^{_SIMPLE}]")
+_JOINING = re.compile(f"[^{_SIMPLE}]")
 
 # The letters: c = CR, n = LF, . = other controls, x = Extend, V = Extend that links conjuncts (a virama), o = Extend
 # that conjuncts do not reach across, z = zero-width joiner, s = SpacingMark, p = Prepend, K = consonant of a script

@@ -104,7 +104,7 @@ def trial_cache() -> tuple[Cache, list[str]]:
         built.append(key)
         return key.upper()
 
-    return Cache(build, lambda key, value: 50, LIMIT, on_trial=True), built
+    return Cache(build, lambda key, value: 50, LIMIT, on_trial=lambda key: True), built
 
 
 def test_what_is_on_trial_is_kept_when_it_is_asked_for_again():
