@@ -8,7 +8,18 @@ import pytest
 from benchmarks.glyph_coverage import font_files
 from render import RenderConfig, Renderer
 
-LANGUAGES = "arb_Arab deu_Latn eng_Latn hin_Deva jpn_Jpan kor_Hang tam_Taml tur_Latn ukr_Cyrl zho_Hans".split()
+LANGUAGES = [
+    "arb_Arab",
+    "deu_Latn",
+    "eng_Latn",
+    "hin_Deva",
+    "jpn_Jpan",
+    "kor_Hang",
+    "tam_Taml",
+    "tur_Latn",
+    "ukr_Cyrl",
+    "zho_Hans",
+]
 
 
 @pytest.fixture(scope="module")
