@@ -20,10 +20,10 @@ from render.config import RenderConfig
 from render.errors import RenderError
 from render.graphemes import boundaries
 from render.layouts import LAYOUTS
-from render.pieces import Typesetter, check_fits_grid
 from render.rasterize import freetype_version
 from render.shape import harfbuzz_version
 from render.strip import Draft, Geometry, Strip
+from render.typesetter import Typesetter, check_fits_grid
 
 _log = logging.getLogger("render")
 

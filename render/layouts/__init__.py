@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from render.layouts import adaptive, bigrams, continuous, words
-from render.pieces import Typesetter, Words
 from render.strip import Draft
+from render.typesetter import Typesetter, Words
 
 
 class Layout(NamedTuple):

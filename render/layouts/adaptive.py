@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from render.graphemes import boundaries
 from render.layouts import bigrams
-from render.pieces import ALONE, Typesetter
 from render.scripts import script_of
 from render.strip import Draft
+from render.tokens import ALONE
+from render.typesetter import Typesetter
 
 JOINING = frozenset(
     ["Adlm", "Arab", "Chrs", "Mand", "Mani", "Mong", "Nkoo", "Ougr", "Phag", "Phlp", "Rohg", "Sogd", "Sogo", "Syrc"]

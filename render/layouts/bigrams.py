@@ -17,8 +17,9 @@ from itertools import accumulate
 from render.bidi import mostly_rtl, needs_bidi
 from render.graphemes import boundaries
 from render.itemize import SPACES
-from render.pieces import BIDI, RTL, Line, Piece, Typesetter, line_of
+from render.pieces import BIDI, Line, Part, Piece, in_a_row, line_of
 from render.strip import Draft
+from render.typesetter import Typesetter
 
 _WORD = re.compile(r"\S+")
 _BETWEEN_SPACES = re.compile("[^ ]+")
@@ -66,22 +67,17 @@ def unit(setter: Typesetter, text: str, rtl: int) -> Piece:
     """One pair, or another unit, on the whole patches that it needs."""
     size, patch = setter.column_bytes, setter.config.patch_width
     if _is_original(setter):
-        # each letter by itself; what reaches over an edge reaches into the next patch, as it did
-        parts, x = [], 0
-        for place, letter in reversed(list(enumerate(text))) if rtl else enumerate(text):
-            piece = setter.cache[
-                letter, 0
-            ]  # a letter alone decides its direction: a bracket has none, and is not mirrored
-            parts.append((piece, x, place))
-            x += len(piece.strip) // size
-        drawn = setter.join(parts, -(-x // patch) * patch, len(text))
-        drawn.kind |= RTL if rtl else 0
-        return drawn
-    # shaped together, with all its ink on its own patches
-    piece = setter.cache[text, rtl]
-    left = len(piece.before) // size
-    width = left + (len(piece.strip) + len(piece.after)) // size
-    return setter.join([(piece, left, 0)], -(-width // patch) * patch, len(text))
+        # Each letter by itself, so that ink over the edge of the unit reaches into the next patch, as it did. A letter
+        # alone decides its direction: a bracket has none, and is not mirrored.
+        letters = [setter.cache[letter, 0] for letter in text]
+        order = range(len(text) - 1, -1, -1) if rtl else range(len(text))
+        parts, width = in_a_row([letters[i] for i in order], order, size)
+    else:
+        # shaped together, with all its ink on its own patches
+        piece = setter.cache[text, rtl]
+        left = len(piece.before) // size
+        parts, width = [Part(piece, left, 0)], left + (len(piece.strip) + len(piece.after)) // size
+    return setter.join(parts, -(-width // patch) * patch, len(text), rtl)
 
 
 def _is_original(setter: Typesetter) -> bool:
@@ -146,29 +142,46 @@ def _lay_original(
     rtl: bool,
     starts: Callable[[], Sequence[int]] | None,
 ) -> None:
-    """Words from column x on. starts: index of each in its text; None for a list, whose words keep their order."""
-    patch = draft.geometry.patch_width
+    """Words from column x on. rtl: whether the letters of a pair run from right to left.
+
+    starts: index of each word in its text, which turns the words round too; None for a list, whose words keep their
+    order.
+    """
     places = starts or (lambda: list(accumulate([len(word) + 1 for word in words], initial=0))[:-1])
     order = range(len(words) - 1, -1, -1) if rtl and starts else range(len(words))
-    if rtl:
-        line = line_of([setter.words[words[i], 1] for i in order], lambda: _in_order(places(), order))
-    else:
-        line = setter.words_in_order(words, places)
-        if line.flags & BIDI:  # a few letters from right to left do not turn a text round: they stand in its order
-            line = line_of([setter.words[word, 0] for word in words], places)
+    line = _original_line(setter, words, rtl, order, places)
     end = draft.add(line, x, which)
-    draft.end, draft.num_words = draft.edge(end), len(words)
+    num_words = len(words)
     if draft.clips and end > draft.limit and words:
         edges = _edges(line, x)
-        # one word more than needed goes when only the last one is too long, and the first always stays (specs 1.4)
-        fitting = [i for i in range(len(words) - 1) if edges[i] <= draft.limit]
-        kept = max(1, fitting[-1] if fitting else 1)
+        num_words = _num_kept(edges, draft.limit)
         draft.take_back()
-        line = line_of(line.pieces[:kept], lambda: _in_order(places(), order[:kept]))
+        line = line_of(line.pieces[:num_words], lambda: _in_order(places(), order[:num_words]))
         draft.add(line, x, which)
-        draft.end, draft.num_words = draft.edge(edges[kept]), kept
-    end = draft.end
-    draft.word_starts = lambda: [min(edge, end) // patch for edge in _edges(line, x)]
+        end = edges[num_words]
+    last = draft.end = draft.edge(end)
+    draft.num_words = num_words
+    draft.word_starts = lambda: [min(edge, last) // draft.geometry.patch_width for edge in _edges(line, x)]
+
+
+def _original_line(
+    setter: Typesetter, words: Sequence[str], rtl: bool, order: Sequence[int], places: Callable[[], Sequence[int]]
+) -> Line:
+    if rtl:
+        return line_of([setter.words[words[i], 1] for i in order], lambda: _in_order(places(), order))
+    line = setter.words_in_order(words, places)
+    if line.flags & BIDI:  # a few letters from right to left do not turn a text round: they stand in its order
+        return line_of([setter.words[word, 0] for word in words], places)
+    return line
+
+
+def _num_kept(edges: Sequence[int], limit: int) -> int:
+    """Words of a line that is too long which stay: up to the first that ends over the limit (specs 1.4).
+
+    When only the last word is too long, the one before it goes as well, and the first word always stays.
+    """
+    begin_inside = [i for i, edge in enumerate(edges[:-2]) if edge <= limit]  # all words but the last
+    return max(1, begin_inside[-1]) if begin_inside else 1
 
 
 def _edges(line: Line, x: int) -> list[int]:

@@ -6,8 +6,8 @@ A pair is text, black patch, text, black patch. Words given one by one each star
 """
 
 from render.bidi import mostly_rtl
-from render.pieces import Typesetter
 from render.strip import Draft
+from render.typesetter import Typesetter
 
 
 def text(setter: Typesetter, draft: Draft, text: str) -> None:

@@ -7,8 +7,9 @@ are written from right to left: labels count words. Source: specs, PIXEL 1.3 (wo
 import re
 from collections.abc import Sequence
 
-from render.pieces import FLAGS, NOT_DRAWN, Line, Typesetter
+from render.pieces import FLAGS, NOT_DRAWN, Line
 from render.strip import Draft
+from render.typesetter import Typesetter
 
 _WORD = re.compile(r"\S+")
 

@@ -13,11 +13,12 @@ import numpy as np
 from render.config import RenderConfig
 from render.fonts import FontFile
 from render.layouts.adaptive import HANGUL, JOINING
-from render.pieces import ALONE, Typesetter
 from render.reading.arcs import Arcs, melts
 from render.reading.clusters import Drawn, lines_of, rarity, shape, shape_line
 from render.reading.exact import KERN_REACH, Lanes
 from render.scripts import script_of
+from render.tokens import ALONE
+from render.typesetter import Typesetter
 
 # scripts that kern letter by letter
 _KERNED = {"Latn", "Grek", "Cyrl", "Armn", "Geor", "Hira", "Kana"}

@@ -148,8 +148,8 @@ def unseen_words() -> Iterator[str]:
 @pytest.mark.parametrize("layout", ["continuous", "bigrams", "adaptive"])
 def test_a_renderer_stays_within_a_limit_that_it_reaches(layout: str, monkeypatch: pytest.MonkeyPatch):
     limit = 200_000
-    monkeypatch.setattr("render.pieces._CACHE_BYTES", limit)
-    monkeypatch.setattr("render.pieces._GLYPH_BYTES", limit // 4)
+    monkeypatch.setattr("render.typesetter._CACHE_BYTES", limit)
+    monkeypatch.setattr("render.ink._GLYPH_BYTES", limit // 4)
     renderer = Renderer(RenderConfig(layout=layout))
     words, largest = unseen_words(), 0
     for _ in range(200):
@@ -160,9 +160,9 @@ def test_a_renderer_stays_within_a_limit_that_it_reaches(layout: str, monkeypatc
 
 
 def test_the_documented_limit_is_128_mb():
-    from render import pieces
+    from render import ink, typesetter
 
-    assert pieces._CACHE_BYTES + pieces._GLYPH_BYTES <= 128 << 20
+    assert typesetter._CACHE_BYTES + ink._GLYPH_BYTES <= 128 << 20
 
 
 def test_forgetting_empties_the_caches_and_changes_no_pixel():

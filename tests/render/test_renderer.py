@@ -127,8 +127,8 @@ def test_a_strip_does_not_depend_on_what_was_drawn_before(name: str):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_strip_does_not_depend_on_what_the_cache_has_dropped(name: str, monkeypatch: pytest.MonkeyPatch):
     expected = [digest(of(name)(text)) for text in TEXTS]
-    monkeypatch.setattr("render.pieces._CACHE_BYTES", 20_000)
-    monkeypatch.setattr("render.pieces._GLYPH_BYTES", 2_000)
+    monkeypatch.setattr("render.typesetter._CACHE_BYTES", 20_000)
+    monkeypatch.setattr("render.ink._GLYPH_BYTES", 2_000)
     small = of(name)
     for _ in range(3):
         assert [digest(small(text)) for text in TEXTS] == expected

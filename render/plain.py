@@ -1,0 +1,221 @@
+"""Plain words: how a line that was never seen before becomes columns with hardly any work.
+
+A plain word is one of which nothing needs to be known but its columns: no ink outside them, nothing missing, left to
+right. A line of plain words is one look-up per word and one join.
+
+New words do not end; new letters between two neighbours soon do. In most fonts a letter is drawn by its two neighbours
+alone: kerning looks at two glyphs, and locality.py finds the letters for which the font's rules do not look further.
+So the columns of a new word are joined from triples: for each letter, its columns as they are between the letter before
+and the one after (NUL where the word begins and ends). Most triples are in turn two pairs: if the letter before
+neither moves it nor reaches into its columns, it looks as in the pair with the letter after. Wherever one of these
+steps is in doubt the answer is None, and the longer way is taken, from pair to triple to the whole word: that is why
+the result is the very bytes that drawing the line in one go would give.
+
+In many fonts a j reaches left of its box, a pixel or two under the word before it. If that made a word unusual, most
+lines would be. Words are therefore kept *shifted*: their columns begin two left of their box, in the space before, and
+end two before its end, where the space after has no ink. So the ink of a j is in its own word's columns, and shifted
+words still fit each other.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from render.cache import Cache
+from render.fonts import FontFile
+from render.itemize import Run
+from render.pen import Pen, PlainGlyph
+from render.pieces import OVERHANG, Piece, blank, cost_of_columns, cost_of_piece, ends_blank, packed_spans
+from render.tokens import only
+
+_SHIFT = 2  # columns that words are kept further left than they stand, where a font's space has room for it
+_TRIPLE_BYTES = 240  # of an entry; its columns are mostly those of a pair, the very same bytes
+
+
+class Pair(NamedTuple):
+    """The first of two letters, as far as the second one changes it."""
+
+    columns: bytes | None  # with its own ink alone; None if that is not all inside
+    reaches: bool  # whether its ink reaches into the second's columns, or its presence moves the second
+    is_reached: bool  # whether the second's ink reaches into its columns
+
+
+_TANGLED = Pair(None, True, True)
+
+
+class Letter(NamedTuple):
+    """One letter as a text shows it."""
+
+    columns: bytes | None  # None where letters share a cluster, or where ink reaches over a whole letter
+    outside: bytes  # ink left or right of the text, at the end where the letter stands
+
+
+class PlainWords:
+    """Columns of plain words, and the triples and pairs of letters that they are made of.
+
+    pen: draws what is not known; pieces: words that are known with all there is to them; build: draws such a word
+    without keeping it; pad: columns before a line, so that its first word can be shifted too; limits: bytes for words,
+    triples and measures.
+    """
+
+    def __init__(self, pen: Pen, pieces: Cache, build: Callable[[str], Piece], pad: int, limits: tuple[int, int, int]):
+        self._pen, self._pieces, self._build = pen, pieces, build
+        self._column_bytes = pen.column_bytes
+        first = pen.chain.faces[0]
+        self._is_local = only(first.local_characters(pen.simple) if isinstance(first, FontFile) else pen.simple)
+        space = pen.draw(" ", 0, None).width
+        self.shift = min(_SHIFT, pad, max(0, space - 1))
+        self._shift_bytes = self.shift * self._column_bytes
+        self._after_bytes = (space - self.shift) * self._column_bytes  # of the space after a word, what the word keeps
+        self._words = Cache(self._word, cost_of_columns, limits[0], on_trial=self._is_local)
+        self._triples = Cache(self._triple, lambda triple, columns: _TRIPLE_BYTES, limits[1])
+        self._pairs: dict[str, Pair] = {}
+        self._alone: dict[str, Sequence[PlainGlyph]] = {}
+        self.measures = Cache(self._measure, cost_of_piece, limits[2])
+        self.caches = (self._words, self._triples, self.measures)
+
+    def forget(self) -> None:
+        """Drop what is not in `caches`."""
+        self._pairs.clear()
+        self._alone.clear()
+
+    def strips(self, words: Sequence[str]) -> list[bytes] | None:
+        """Columns of a line, the first `shift` of them left of it; None if not all words are plain.
+
+        words: each with the space after it, but for the last one.
+        """
+        if not words:
+            return None
+        last = words[-1]
+        has_space = last.endswith(" ")
+        strips = list(map(self._words.__getitem__, words[:-1]))
+        strips.append(self._words[last if has_space else last + " "])
+        if None in strips:
+            return None
+        if has_space:
+            strips.append(blank(self._shift_bytes))
+        elif ends_blank(strips[-1], self._after_bytes):
+            strips[-1] = strips[-1][: len(strips[-1]) - self._after_bytes]
+        else:
+            return None  # ink of the last letter stands where the line has ended
+        return strips
+
+    def _word(self, word: str) -> bytes | None:
+        """Shifted columns of a word with the space after it, or None if that is not all there is to it."""
+        letters = self._letters(word)
+        if letters is not None:
+            return b"".join(letters)
+        piece = self._build(word)
+        return None if piece.kind & ~OVERHANG or not piece.length or piece.after else self._shifted(piece)
+
+    def _shifted(self, piece: Piece) -> bytes | None:
+        cut = self._shift_bytes
+        if len(piece.before) > cut or not ends_blank(piece.strip, cut):
+            return None
+        return blank(cut - len(piece.before)) + piece.before + piece.strip[: len(piece.strip) - cut]
+
+    def _letters(self, word: str) -> list[bytes] | None:
+        """Shifted columns of each letter; None if one of them has none of its own."""
+        if len(word) < 2 or not self._is_local(word):
+            return None
+        framed = f"\0{word}\0"
+        letters = list(map(self._triples.__getitem__, [framed[i : i + 3] for i in range(len(word))]))
+        return None if None in letters else letters
+
+    def _measure(self, word: str) -> Piece:
+        """A plain word without its columns: what is asked of it when its line was put together without it."""
+        letters = self._letters(word) if word.endswith(" ") else None
+        if letters is None:
+            return self._pieces[word].measured()
+        widths = [len(columns) // self._column_bytes for columns in letters]
+        widths[0] -= self.shift
+        widths[-1] += self.shift
+        return Piece(b"", 0, len(word), packed_spans([1] * len(widths), widths))
+
+    # ---- letters between two others ----------------------------------------------------------------------------------
+
+    def _triple(self, triple: str) -> bytes | None:
+        """Columns of the middle one of three letters, NUL where a word begins and ends; None if it has none alone.
+
+        The first letter of a word has the columns left of it too, and the last one lacks as many.
+        """
+        before, letter, after = triple
+        is_untouched = before == "\0" or not self._pair(before + letter).reaches
+        if after == "\0":
+            return self._last(before, letter, is_untouched)
+        pair = self._pair(letter + after)
+        if pair.columns is not None and is_untouched and not pair.is_reached:
+            return blank(self._shift_bytes) + pair.columns if before == "\0" else pair.columns
+        if before != "\0":
+            return self._letter(triple, 1).columns
+        columns, outside = self._letter(letter + after, 0)
+        if columns is None or len(outside) > self._shift_bytes:
+            return None
+        return blank(self._shift_bytes - len(outside)) + outside + columns
+
+    def _last(self, before: str, letter: str, is_untouched: bool) -> bytes | None:
+        if letter == " " and is_untouched:
+            return blank(self._after_bytes)
+        columns, outside = self._letter(before + letter, 1)
+        if columns is None or outside or not ends_blank(columns, self._shift_bytes):
+            return None
+        return columns[: len(columns) - self._shift_bytes]
+
+    def _pair(self, letters: str) -> Pair:
+        pair = self._pairs.get(letters)
+        if pair is None:
+            pair = self._pairs[letters] = self._look_at(letters)
+        return pair
+
+    def _look_at(self, letters: str) -> Pair:
+        """What one letter and the one after it do to each other, from their glyphs."""
+        both = self._glyphs(letters)
+        alone = self._alone.get(letters[1])
+        if alone is None:
+            alone = self._alone[letters[1]] = self._glyphs(letters[1])
+        if len(both) != 2 or len(alone) != 1:
+            return _TANGLED
+        (glyph, _, width, right, up), second = both
+        # the second is a cluster of its own, as wide as by itself and in the same place, and the first on the line
+        if second[1] != 1 or second[2:] != alone[0][2:] or up:
+            return _TANGLED
+        size, baseline = self._column_bytes, self._pen.first_baseline
+        ink, offset = self._pen.ink.cell(0, glyph, baseline)
+        other, other_offset = self._pen.ink.cell(0, second[0], baseline - second[4])
+        is_reached = other is None or (bool(other) and second[3] + other_offset < 0)
+        if ink is None:
+            return Pair(None, True, is_reached)
+        if not ink:
+            return Pair(blank(width * size), False, is_reached)
+        start = right + offset
+        end = start + len(ink) // size
+        if start < 0 or end > width:
+            return Pair(None, end > width, is_reached)
+        columns = blank(start * size) + ink + blank((width - end) * size)
+        return Pair(self._pen.ink.shown(columns), False, is_reached)
+
+    def _letter(self, text: str, place: int) -> Letter:
+        """One letter of two or three, drawn together."""
+        piece = self._pen.draw(text, 0, None)
+        numbers = memoryview(piece.spans).cast("i").tolist()
+        lengths, widths = numbers[::2], numbers[1::2]
+        size = self._column_bytes
+        if lengths != [1] * len(text) or min(widths) * size <= max(len(piece.before), len(piece.after), 0):
+            return Letter(None, b"")
+        if len(text) == 3 and self._reaches_over(text, widths):
+            return Letter(None, b"")
+        start = sum(widths[:place])
+        outside = piece.after if place == len(text) - 1 else piece.before if not place else b""
+        return Letter(piece.strip[start * size : (start + widths[place]) * size], outside)
+
+    def _reaches_over(self, text: str, widths: list[int]) -> bool:
+        """Whether ink of the first of three letters reaches the third's columns, or the other way round."""
+        glyphs = self._glyphs(text)
+        baseline = self._pen.first_baseline
+        ink, offset = self._pen.ink.cell(0, glyphs[0][0], baseline - glyphs[0][4])
+        other, other_offset = self._pen.ink.cell(0, glyphs[2][0], baseline - glyphs[2][4])
+        end = glyphs[0][3] + offset + len(ink or b"") // self._column_bytes
+        start = widths[0] + widths[1] + glyphs[2][3] + other_offset
+        return end > widths[0] + widths[1] or (bool(other) and start < widths[0])
+
+    def _glyphs(self, text: str) -> Sequence[PlainGlyph]:
+        return self._pen.glyphs(text, Run(0, len(text), "Latn", 0, 0), False)
