@@ -314,5 +314,5 @@ def check_fits_grid(setter: Typesetter) -> str | None:
     exact = face.pixel_exact_sizes()
     if setter.config.size in exact:
         return None
-    sizes = ", ".join(map(str, exact[:4])) or "no size"
-    return f"{face.name}: {setter.config.size:g} px is off its grid (pixel-exact at {sizes}): letters lose pixels"
+    sizes = "pixel-exact at " + ", ".join(map(str, exact[:4])) if exact else "it is no pixel font"
+    return f"{face.name}: {setter.config.size:g} px is off its grid ({sizes}): letters lose pixels in binary"

@@ -270,7 +270,7 @@ def test_a_binary_strip_off_the_grid_of_a_pixel_font_is_warned_of(
     pixeloid = shared / "fonts/pixeloid/PixeloidSans-mLxMm.ttf"
     for _ in range(2):
         renderer(pixeloid, size=size, color="binary")
-    line = f"PixeloidSans-mLxMm.ttf: {size:g} px is off its grid (pixel-exact at 9, 18, 27, 36): letters lose pixels"
+    line = f"PixeloidSans-mLxMm.ttf: {size:g} px is off its grid (pixel-exact at 9, 18, 27, 36): letters lose pixels in binary"
     assert caplog.messages == ([line] if warns else [])
 
 
