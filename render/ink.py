@@ -84,7 +84,7 @@ class Ink:
                 if not len(chunks[-1]) >= shared <= len(ink):
                     return None
                 chunks[-1], tail = chunks[-1][:-shared], chunks[-1][-shared:]
-                ink = bytes(map(_darken, tail, ink)) + ink[shared:]
+                ink = bytes(map(added, tail, ink)) + ink[shared:]
             chunks.append(ink)
             end = column + len(ink) // size
         if width > end:
@@ -140,7 +140,7 @@ class Ink:
         return Columns(np.maximum(paper, 0).astype(np.uint8).tobytes(), left, end)
 
 
-def _darken(paper: int, other: int) -> int:
+def added(paper: int, other: int) -> int:
     """A value of paper where two inks add up."""
     return paper + other - PAPER if paper + other > PAPER else 0
 

@@ -6,10 +6,10 @@ right. A line of plain words is one look-up per word and one join.
 New words do not end; new letters between two neighbours soon do. In most fonts a letter is drawn by its two neighbours
 alone: kerning looks at two glyphs, and locality.py finds the letters for which the font's rules do not look further.
 So the columns of a new word are joined from triples: for each letter, its columns as they are between the letter before
-and the one after (NUL where the word begins and ends). Most triples are in turn two pairs: if the letter before
-neither moves it nor reaches into its columns, it looks as in the pair with the letter after. Wherever one of these
-steps is in doubt the answer is None, and the longer way is taken, from pair to triple to the whole word: that is why
-the result is the very bytes that drawing the line in one go would give.
+and the one after (NUL where the word begins and ends). A triple is in turn two pairs: the letter as in the pair with the
+one after, and on it whatever ink of the one before reaches over. Where a pair is in doubt (a ligature, a letter that
+moves another) the answer is None, and the word is drawn: that is why the result is the very bytes that drawing the line
+in one go would give.
 
 In many fonts a j reaches left of its box, a pixel or two under the word before it. If that made a word unusual, most
 lines would be. Words are therefore kept *shifted*: their columns begin two left of their box, in the space before, and
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from render.cache import Cache
 from render.fonts import FontFile
+from render.ink import added
 from render.itemize import Run
 from render.pen import Pen, PlainGlyph
 from render.pieces import OVERHANG, Piece, blank, cost_of_columns, cost_of_piece, ends_blank, packed_spans
@@ -32,21 +33,16 @@ _TRIPLE_BYTES = 240  # of an entry; its columns are mostly those of a pair, the 
 
 
 class Pair(NamedTuple):
-    """The first of two letters, as far as the second one changes it."""
+    """The first of two letters, as far as the second one changes it: ink in its own box, and right and left of that."""
 
-    columns: bytes | None  # with its own ink alone; None if that is not all inside
-    reaches: bool  # whether its ink reaches into the second's columns, or its presence moves the second
-    is_reached: bool  # whether the second's ink reaches into its columns
+    columns: (
+        bytes | None
+    )  # of the box, with what the second's ink reaches into it; None if the two cannot be told apart
+    after: bytes
+    before: bytes
 
 
-_TANGLED = Pair(None, True, True)
-
-
-class Letter(NamedTuple):
-    """One letter as a text shows it."""
-
-    columns: bytes | None  # None where letters share a cluster, or where ink reaches over a whole letter
-    outside: bytes  # ink left or right of the text, at the end where the letter stands
+_TANGLED = Pair(None, b"", b"")
 
 
 class PlainWords:
@@ -136,29 +132,27 @@ class PlainWords:
     def _triple(self, triple: str) -> bytes | None:
         """Columns of the middle one of three letters, NUL where a word begins and ends; None if it has none alone.
 
-        The first letter of a word has the columns left of it too, and the last one lacks as many.
+        The first letter of a word has the columns left of it too, and the space that ends it lacks as many.
         """
         before, letter, after = triple
-        is_untouched = before == "\0" or not self._pair(before + letter).reaches
         if after == "\0":
-            return self._last(before, letter, is_untouched)
-        pair = self._pair(letter + after)
-        if pair.columns is not None and is_untouched and not pair.is_reached:
-            return blank(self._shift_bytes) + pair.columns if before == "\0" else pair.columns
-        if before != "\0":
-            return self._letter(triple, 1).columns
-        columns, outside = self._letter(letter + after, 0)
-        if columns is None or len(outside) > self._shift_bytes:
+            columns, outside = blank(self._pen.draw(letter, 0, None).width * self._column_bytes), b""
+        else:
+            columns, _, outside = self._pair(letter + after)
+        reaching = self._pair(before + letter) if before != "\0" else None
+        if columns is None or (reaching and (reaching.columns is None or len(reaching.after) > len(columns))):
             return None
-        return blank(self._shift_bytes - len(outside)) + outside + columns
-
-    def _last(self, before: str, letter: str, is_untouched: bool) -> bytes | None:
-        if letter == " " and is_untouched:
-            return blank(self._after_bytes)
-        columns, outside = self._letter(before + letter, 1)
-        if columns is None or outside or not ends_blank(columns, self._shift_bytes):
-            return None
-        return columns[: len(columns) - self._shift_bytes]
+        if reaching and reaching.after:
+            columns = _darkened(columns, 0, reaching.after)
+        if before == "\0":
+            if len(outside) > self._shift_bytes:
+                return None
+            columns = blank(self._shift_bytes - len(outside)) + outside + columns
+        if after == "\0":
+            if letter != " " or not ends_blank(columns, self._shift_bytes):
+                return None
+            columns = columns[: len(columns) - self._shift_bytes]
+        return self._pen.ink.shown(columns)
 
     def _pair(self, letters: str) -> Pair:
         pair = self._pairs.get(letters)
@@ -175,47 +169,29 @@ class PlainWords:
         if len(both) != 2 or len(alone) != 1:
             return _TANGLED
         (glyph, _, width, right, up), second = both
-        # the second is a cluster of its own, as wide as by itself and in the same place, and the first on the line
-        if second[1] != 1 or second[2:] != alone[0][2:] or up:
+        # the second is a cluster of its own, as wide as by itself and in the same place
+        if second[1] != 1 or second[2:] != alone[0][2:]:
             return _TANGLED
         size, baseline = self._column_bytes, self._pen.first_baseline
-        ink, offset = self._pen.ink.cell(0, glyph, baseline)
+        ink, offset = self._pen.ink.cell(0, glyph, baseline - up)
         other, other_offset = self._pen.ink.cell(0, second[0], baseline - second[4])
-        is_reached = other is None or (bool(other) and second[3] + other_offset < 0)
-        if ink is None:
-            return Pair(None, True, is_reached)
-        if not ink:
-            return Pair(blank(width * size), False, is_reached)
-        start = right + offset
+        reach = -(second[3] + other_offset) if other else 0  # columns of the first that the second's ink goes over
+        if ink is None or other is None or width <= 0 or reach > width:
+            return _TANGLED
+        start = right + offset if ink else 0
         end = start + len(ink) // size
-        if start < 0 or end > width:
-            return Pair(None, end > width, is_reached)
-        columns = blank(start * size) + ink + blank((width - end) * size)
-        return Pair(self._pen.ink.shown(columns), False, is_reached)
-
-    def _letter(self, text: str, place: int) -> Letter:
-        """One letter of two or three, drawn together."""
-        piece = self._pen.draw(text, 0, None)
-        numbers = memoryview(piece.spans).cast("i").tolist()
-        lengths, widths = numbers[::2], numbers[1::2]
-        size = self._column_bytes
-        if lengths != [1] * len(text) or min(widths) * size <= max(len(piece.before), len(piece.after), 0):
-            return Letter(None, b"")
-        if len(text) == 3 and self._reaches_over(text, widths):
-            return Letter(None, b"")
-        start = sum(widths[:place])
-        outside = piece.after if place == len(text) - 1 else piece.before if not place else b""
-        return Letter(piece.strip[start * size : (start + widths[place]) * size], outside)
-
-    def _reaches_over(self, text: str, widths: list[int]) -> bool:
-        """Whether ink of the first of three letters reaches the third's columns, or the other way round."""
-        glyphs = self._glyphs(text)
-        baseline = self._pen.first_baseline
-        ink, offset = self._pen.ink.cell(0, glyphs[0][0], baseline - glyphs[0][4])
-        other, other_offset = self._pen.ink.cell(0, glyphs[2][0], baseline - glyphs[2][4])
-        end = glyphs[0][3] + offset + len(ink or b"") // self._column_bytes
-        start = widths[0] + widths[1] + glyphs[2][3] + other_offset
-        return end > widths[0] + widths[1] or (bool(other) and start < widths[0])
+        left, stop = min(0, start), max(width, end)
+        drawn = blank((start - left) * size) + ink + blank((stop - end) * size)
+        first, last = -left * size, (width - left) * size
+        before, columns, after = drawn[:first], drawn[first:last], drawn[last:]
+        if reach > 0:
+            columns = _darkened(columns, (width - reach) * size, other[: reach * size])
+        return Pair(columns, after, before)
 
     def _glyphs(self, text: str) -> Sequence[PlainGlyph]:
         return self._pen.glyphs(text, Run(0, len(text), "Latn", 0, 0), False)
+
+
+def _darkened(columns: bytes, at: int, ink: bytes) -> bytes:
+    """Columns with more ink added from a byte on."""
+    return columns[:at] + bytes(map(added, columns[at : at + len(ink)], ink)) + columns[at + len(ink) :]
