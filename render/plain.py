@@ -6,10 +6,10 @@ right. A line of plain words is one look-up per word and one join.
 New words do not end; new letters between two neighbours soon do. In most fonts a letter is drawn by its two neighbours
 alone: kerning looks at two glyphs, and locality.py finds the letters for which the font's rules do not look further.
 So the columns of a new word are joined from triples: for each letter, its columns as they are between the letter before
-and the one after (NUL where the word begins and ends). A triple is in turn two pairs: the letter as in the pair with the
-one after, and on it whatever ink of the one before reaches over. Where a pair is in doubt (a ligature, a letter that
-moves another) the answer is None, and the word is drawn: that is why the result is the very bytes that drawing the line
-in one go would give.
+and the one after (NUL where the word begins and ends). A triple is in turn two pairs: the letter as in the pair with
+the one after, and on it whatever ink of the one before reaches over. Where a pair is in doubt (a ligature, a letter
+that moves another) the answer is None, and the word is drawn: that is why the result is the very bytes that drawing the
+line in one go would give.
 
 In many fonts a j reaches left of its box, a pixel or two under the word before it. If that made a word unusual, most
 lines would be. Words are therefore kept *shifted*: their columns begin two left of their box, in the space before, and
