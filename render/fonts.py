@@ -272,12 +272,18 @@ def _find(name: str) -> tuple[Path, int] | None:
 
 def _ask_packages(family: str) -> Path | None:
     """A file of an installed font package (fontpkg and its families), by family name."""
+    wanted = _letters_of(family)
     for entry in entry_points(group="fontpkg.family"):
-        if entry.name.replace("-", "").lower() == family.replace(" ", "").replace("-", "").lower():
+        if _letters_of(entry.name) == wanted:
             import fontpkg  # type: ignore[import-not-found]  # present, because its entry point is
 
             return Path(fontpkg.path(family))
     return None
+
+
+def _letters_of(family: str) -> str:
+    # packages write noto_sans for what people write as Noto Sans
+    return "".join(character for character in family.lower() if character.isalnum())
 
 
 def _ask_fontconfig(family: str) -> tuple[Path, int]:

@@ -107,7 +107,7 @@ def test_an_installed_font_package_is_found_by_its_family(folder, tmp_path, monk
     info = tmp_path / "fontpkg_tiny_sans-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fontpkg-tiny-sans\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[fontpkg.family]\ntiny-sans = fontpkg_tiny_sans\n")
+    (info / "entry_points.txt").write_text("[fontpkg.family]\ntiny_sans = fontpkg_tiny_sans\n")
     monkeypatch.syspath_prepend(tmp_path)
     asked = []
     module = SimpleNamespace(path=lambda family: asked.append(family) or folder / "tiny.ttf")
@@ -270,7 +270,8 @@ def test_a_binary_strip_off_the_grid_of_a_pixel_font_is_warned_of(
     pixeloid = shared / "fonts/pixeloid/PixeloidSans-mLxMm.ttf"
     for _ in range(2):
         renderer(pixeloid, size=size, color="binary")
-    line = f"PixeloidSans-mLxMm.ttf: {size:g} px is off its grid (pixel-exact at 9, 18, 27, 36): letters lose pixels in binary"
+    line = f"PixeloidSans-mLxMm.ttf: {size:g} px is off its grid (pixel-exact at 9, 18, 27, 36): "
+    line += "letters lose pixels in binary"
     assert caplog.messages == ([line] if warns else [])
 
 

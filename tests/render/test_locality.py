@@ -13,8 +13,8 @@ BOX = [(0, 0, 4, 8)]
 
 
 def local_letters(rules: str, folder: Path) -> str:
-    """Letters that a font with these rules draws by their neighbours alone. In the rules a letter stands for its glyph."""
-    font = font_of({letter: (5, BOX) for letter in LETTERS})
+    """Letters that a font with these rules draws by their neighbours alone; /a stands for the glyph of a."""
+    font = font_of(dict.fromkeys(LETTERS, (5, BOX)))
     for letter in LETTERS.strip():
         rules = rules.replace(f"/{letter}", name_of(letter))
     if rules:
