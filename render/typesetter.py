@@ -162,9 +162,10 @@ class Typesetter:
         reaching = self._pen.reaching
         if not reaching or (0 not in reaching and all(map(self.chain.faces[0].covers, token))):
             return None
-        if any(run.face in reaching for run in itemize(token, self.chain)):
-            # Han and kana stand alone in every font; what looks over spaces is Hangul, and Latin of some fonts
-            return None if ALONE.match(token) else Piece(b"", WHOLE, len(token), b"")
+        # Han, kana and their punctuation look over spaces in no font; Hangul does, and Latin of some fonts
+        for run in itemize(token, self.chain):
+            if run.face in reaching and not all(map(ALONE.match, token[run.start : run.end].strip(" "))):
+                return Piece(b"", WHOLE, len(token), b"")
         return None
 
     # ---- right to left -----------------------------------------------------------------------------------------------

@@ -435,3 +435,14 @@ def test_the_font_of_this_project_draws_the_same_everywhere(name: str):
 def test_the_reference_fonts_draw_the_same_everywhere(font: str, shared: Path):
     render = Renderer(RenderConfig.from_dict({**REFERENCE[font], "fonts": [str(shared / "fonts" / font)]}))
     assert [digest(render(text))[:12] for text in TEXTS] == GOLDEN_FONTS[font].split()
+
+
+@pytest.mark.parametrize("language", ["jpn_Jpan", "kor_Hang"])
+def test_kana_and_hangul_are_kerned_and_spaced_as_in_the_line_at_once(language: str, shared: Path):
+    """Kana kern with the punctuation after them, and Hangul widens its spaces, in Noto Sans CJK."""
+    with (shared / f"data/sib200/{language}/dev.tsv").open(encoding="utf-8") as file:
+        lines = [row.rstrip("\n").split("\t")[2] for row in file][1:]
+    fonts = [str(shared / "fonts/noto" / name) for name in ("NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc")]
+    renderer = Renderer(RenderConfig.named("pixel", fonts=fonts))
+    assert len(lines) == 99
+    assert not different(renderer, lines)
