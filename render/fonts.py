@@ -58,7 +58,6 @@ class FontFile:
         self._shaper = Shaper(data, index, size, axes)
         measured = self._rasterizer if self._rasterizer.has_size else self._shaper
         self.ascent, self.descent = measured.ascent, measured.descent
-        self._size = size
         if not self._shaper.characters:
             raise RenderError(f"{path}: has no character at all; give another font")
 

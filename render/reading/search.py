@@ -97,7 +97,6 @@ class _Search:
         self.room = arcs.reach_after + PROBE + 2 * _KERN_REACH + rules.edges
         self.height = ink.shape[1]
         # columns beyond both ends are paper
-        self.margin_left = self.reach
         right = max(arcs.widest, int(arcs.size.max(initial=1))) + self.room + PROBE
         self.ink = np.zeros((self.reach + len(ink) + right, self.height), np.float32)
         self.ink[self.reach : self.reach + len(ink)] = ink
