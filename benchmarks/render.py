@@ -8,11 +8,15 @@ is warmed on a million words of some novels. `unseen` are rows of 180 words of o
 `cold` is a renderer made a moment ago, which opens its fonts and draws its first rows. Words are what stands between
 white space, joined by single spaces.
 
+Every configuration has a process of its own, one after another: whoever draws text has one renderer in a process. In
+one process seven of them would empty the processor's caches for each other and be searched together whenever Python
+collects garbage, which the peer, in its own process, is spared.
+
 The peer is PangoCairo called from Python (pango_peer.py), warmed on some of the same words, in the faster of its two
-ways. It draws the rows of the moment in every round, right before we do, on the same core: whatever else the machine
-does meets both. Figures are medians over rounds, ratios are medians of the ratios of each round. That both draw the
-same pixels is looked at too. Without Pango for Python (Debian: python3-gi, python3-gi-cairo, gir1.2-pango-1.0), it says
-so and goes on without the peer.
+ways. It draws the rows of the moment in every round of `continuous`, right before we do, on the same core: whatever
+else the machine does meets both. Figures are medians over rounds, ratios are medians of the ratios of each round. That
+both draw the same pixels is looked at too. Without Pango for Python (Debian: python3-gi, python3-gi-cairo,
+gir1.2-pango-1.0), it says so and goes on without the peer.
 
 Last, a RenderPool of one and of two processes on all cores, forked from the warm renderer, on unseen rows: sending back
 strips, pixels alone, and nothing but a count, which is the most that can be had.
@@ -24,6 +28,7 @@ import contextlib
 import gzip
 import json
 import logging
+import multiprocessing
 import os
 import resource
 import shutil
@@ -32,6 +37,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +55,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("PIXELCORE_SHARED") or ROOT.parent / "shared")
 ROW_WORDS = 180
 NOTO, PIXELOID = "noto/NotoSans-Regular.ttf", "pixeloid/PixeloidSans-mLxMm.ttf"
+KINDS = ("unseen", "repeated", "with_spans", "cold")
 ROOMY = 2048  # patches, where a row of 180 words might not fit into the usual number
 
 # name, configuration, font, changes
@@ -76,7 +83,7 @@ class Size(NamedTuple):
     pool_rows: int
 
 
-FULL = Size(warm_words=1_000_000, rounds=7, rows=200, pool_rows=2000)
+FULL = Size(warm_words=1_000_000, rounds=9, rows=200, pool_rows=2000)
 QUICK = Size(warm_words=50_000, rounds=3, rows=40, pool_rows=400)
 
 
@@ -89,7 +96,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the JSON here")
     options = parser.parse_args()
     size = QUICK if options.quick else FULL
-    logging.getLogger("render").setLevel(logging.ERROR)  # PIXAR's font is off its grid, as each new renderer would say
     for needed in (options.fonts / NOTO, options.fonts / PIXELOID, options.text):
         if not needed.exists():
             parser.error(f"{needed} is not there: name the folders with --fonts and --text, or set PIXELCORE_SHARED")
@@ -99,11 +105,20 @@ def main() -> None:
         parser.error(str(cause))
 
     cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})  # inherited by the peer
-    with running_peer(options.fonts / NOTO) as peer:
-        result = one_core(warm, rows, size, options.fonts, peer)
-    os.sched_setaffinity(0, cores)
-    result["pool"] = scaling(result.pop("renderer"), rows[-size.pool_rows :], len(cores))
+    os.sched_setaffinity(0, {max(cores)})  # inherited by the processes of the cases and of the peer
+    cases = {name: in_own_process(measure, name, warm, rows, size, options.fonts, cores) for name, *_ in CASES}
+    words_of_warm = set(" ".join(warm).split())
+    tested = " ".join(rows[: 2 * size.rounds * size.rows]).split()
+    result = {
+        "what": f"rows of {ROW_WORDS} English words, one core, each case in a process of its own",
+        "warm_words": len(warm) * ROW_WORDS,
+        "rows_per_measurement": size.rows,
+        "rounds": size.rounds,
+        "share_of_new_words": sum(word not in words_of_warm for word in tested) / len(tested),
+        "cases": cases,
+        "peer": cases["continuous"].pop("peer"),
+        "pool": cases["continuous"].pop("pool"),
+    }
     result |= record(("numpy", "uharfbuzz", "freetype-py"), threads=1)
     publish(result, table(result), options.json, options.out)
 
@@ -126,76 +141,77 @@ def read_rows(folder: Path, size: Size) -> tuple[list[str], list[str]]:
     return warm, others
 
 
-def one_core(warm: list[str], rows: list[str], size: Size, fonts: Path, peer: "Peer | None") -> dict[str, Any]:
-    """All that is measured on one core, and the warm renderer of the first case as `renderer`."""
-    renderers, cases = {}, {}
-    for name, named, font, changes in CASES:
-        before = resident_mb()
-        config = RenderConfig.named(named, fonts=[str(fonts / font)] if font else [], **changes)
-        renderers[name] = renderer = Renderer(config)
-        seconds = timed(draw, renderer, inputs(name, warm))
-        cases[name] = {
-            "warming_words_per_second": len(warm) * ROW_WORDS / seconds,
-            "resident_mb": resident_mb() - before,
-            "clipped_rows": 0,
-        }
-    if peer is not None:
-        for way in WAYS:
-            peer.draw(warm[: size.rows], way)
+def in_own_process(function: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
 
-    figures: dict[str, dict[str, list[float]]] = {name: {} for name in cases}
-    of_peer: dict[str, list[float]] = {way: [] for way in WAYS}
-    chunks = iter([rows[at : at + size.rows] for at in range(0, len(rows), size.rows)])
-    compared = next(chunks)[:20]
-    equal = None if peer is None else same_pixels(renderers["continuous"], peer, compared)
-    for _ in range(size.rounds):
-        unseen, more = next(chunks), next(chunks)
+
+def measure(name: str, warm: list[str], rows: list[str], size: Size, fonts: Path, cores: set[int]) -> dict[str, Any]:
+    """One case on one core; of `continuous`, also the peer beside it, and a pool on all cores."""
+    logging.getLogger("render").setLevel(logging.ERROR)  # PIXAR's font is off its grid, as each new renderer would say
+    [(named, font, changes)] = [case[1:] for case in CASES if case[0] == name]
+    before = resident_mb()
+    renderer = Renderer(RenderConfig.named(named, fonts=[str(fonts / font)] if font else [], **changes))
+    seconds = timed(draw, renderer, inputs(name, warm))
+    case: dict[str, Any] = {
+        "warming_words_per_second": len(warm) * ROW_WORDS / seconds,
+        "resident_mb": resident_mb() - before,
+    }
+    chunks = [rows[at : at + size.rows] for at in range(0, len(rows), size.rows)]
+    compared, unseen = chunks[0][:20], chunks[1 : 1 + size.rounds]
+    others = chunks[1 + size.rounds : 1 + 2 * size.rounds]
+    with running_peer(fonts / NOTO) if name == "continuous" else contextlib.nullcontext() as peer:
         if peer is not None:
+            equal = same_pixels(renderer, peer, compared)
             for way in WAYS:
-                of_peer[way].append(len(unseen) * ROW_WORDS / peer.draw(unseen, way))
-        for name, renderer in renderers.items():
-            mine, others = inputs(name, unseen), inputs(name, more)
+                peer.draw(warm[: size.rows], way)
+        speeds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        of_peer: dict[str, list[float]] = {way: [] for way in WAYS}
+        cache_bytes = 0
+        for mine, more in zip(unseen, others, strict=True):
+            if peer is not None:
+                for way in WAYS:
+                    of_peer[way].append(len(mine) * ROW_WORDS / peer.draw(mine, way))
             for kind, action, batch in (
                 ("unseen", draw, mine),
                 ("repeated", draw, mine),
-                ("with_spans", draw_with_spans, others),
-                ("cold", draw_cold, mine),
+                ("with_spans", draw_with_spans, more),
             ):
-                speed = len(batch) * ROW_WORDS / timed(action, renderer, batch)
-                figures[name].setdefault(kind, []).append(speed)
-            cases[name]["clipped_rows"] += clipped(renderer, mine)
-            cases[name]["cache_mb"] = max(cases[name].get("cache_mb", 0), renderer.cache_bytes / 1e6)
-    for name, speeds in figures.items():
-        cases[name] |= {f"{kind}_words_per_second": statistics.median(all_) for kind, all_ in speeds.items()}
-        cases[name]["rounds"] = speeds
-    words_of_warm = set(" ".join(warm).split())
-    tested = " ".join(rows[: 2 * size.rounds * size.rows]).split()
-    result = {
-        "what": f"rows of {ROW_WORDS} English words, one core",
-        "warm_words": len(warm) * ROW_WORDS,
-        "rows_per_measurement": size.rows,
-        "rounds": size.rounds,
-        "share_of_new_words": sum(word not in words_of_warm for word in tested) / len(tested),
-        "cases": cases,
+                speeds[kind].append(len(batch) * ROW_WORDS / timed(action, renderer, inputs(name, batch)))
+            cache_bytes = max(cache_bytes, renderer.cache_bytes)
+        if name == "continuous":
+            case["peer"] = peer and compare(speeds, of_peer) | {
+                "versions": peer.versions,
+                "rows_with_equal_pixels": equal,
+            }
+    for mine in unseen:
+        speeds["cold"].append(len(mine) * ROW_WORDS / timed(draw_cold, renderer, inputs(name, mine)))
+    case |= {f"{kind}_words_per_second": statistics.median(all_) for kind, all_ in speeds.items()}
+    case |= {
+        "rounds": speeds,
+        "cache_mb": cache_bytes / 1e6,
         "peak_resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "peer": None,
-        "renderer": renderers["continuous"],
+        "clipped_rows": sum(clipped(renderer, inputs(name, mine)) for mine in unseen),
     }
-    if peer is not None:
-        medians = {way: statistics.median(speeds) for way, speeds in of_peer.items()}
-        best = of_peer[max(medians, key=medians.__getitem__)]
-        ours = figures["continuous"]
-        result["peer"] = {
-            "words_per_second": medians,
-            "rounds": of_peer,
-            "versions": peer.versions,
-            "rows_with_equal_pixels": equal,
-            "ratio": {
-                kind: statistics.median(a / b for a, b in zip(ours[kind], best, strict=True))
-                for kind in ("unseen", "repeated", "with_spans", "cold")
-            },
-        }
-    return result
+    if name == "continuous":
+        os.sched_setaffinity(0, cores)
+        case["pool"] = scaling(renderer, rows[-size.pool_rows :], len(cores))
+    return case
+
+
+def compare(ours: dict[str, list[float]], peer: dict[str, list[float]]) -> dict[str, Any]:
+    """Speeds of the peer, and ours as multiples of its faster way in the same round."""
+    medians = {way: statistics.median(speeds) for way, speeds in peer.items()}
+    best = peer[max(medians, key=medians.__getitem__)]
+    return {
+        "words_per_second": medians,
+        "rounds": peer,
+        "ratio": {
+            kind: statistics.median(a / b for a, b in zip(ours[kind], best, strict=True))
+            for kind in KINDS
+            if ours[kind]  # `cold` is measured later
+        },
+    }
 
 
 def inputs(case: str, rows: list[str]) -> list[Any]:
@@ -329,21 +345,21 @@ def scaling(renderer: Renderer, rows: list[str], cores: int) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     peer, pool, cases = result["peer"], result["pool"], result["cases"]
-    kinds = ("unseen", "repeated", "with_spans", "cold")
     lines = [
         f"{result['what']}, warmed on {result['warm_words']:,} others "
         f"({result['share_of_new_words']:.1%} of the words are new); medians of {result['rounds']} rounds",
         "",
         f"{'words/s':26}"
-        + "".join(f"{kind.replace('_', ' '):>12}" for kind in kinds)
+        + "".join(f"{kind.replace('_', ' '):>12}" for kind in KINDS)
         + f"{'cache MB':>10}{'RSS MB':>8}",
     ]
     for name, case in cases.items():
-        speeds = "".join(f"{case[f'{kind}_words_per_second']:12,.0f}" for kind in kinds)
+        speeds = "".join(f"{case[f'{kind}_words_per_second']:12,.0f}" for kind in KINDS)
         lines.append(f"{name:26}{speeds}{case['cache_mb']:10.1f}{case['resident_mb']:8.0f}")
     for way, speed in (peer["words_per_second"] if peer else {}).items():
         lines.append(f"{f'PangoCairo, {way}':26}{speed:12,.0f}")
-    lines += ["", f"rows/s: words/s / {ROW_WORDS}; peak resident memory {result['peak_resident_mb']:.0f} MB"]
+    peak = max(case["peak_resident_mb"] for case in cases.values())
+    lines += ["", f"rows/s: words/s / {ROW_WORDS}; peak resident memory of a process {peak:.0f} MB"]
     lines += [
         f"{case['clipped_rows']} rows of {name} were clipped" for name, case in cases.items() if case["clipped_rows"]
     ]

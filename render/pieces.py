@@ -71,10 +71,10 @@ class Line:
 
     pieces: drawn ones, or a call that draws them, where the columns were put together without. starts: index in the
     text of the first character of each, or a call for it; None = one after another. strips: columns of the whole line
-    in parts, the first `left` of them left of its beginning.
+    in parts, the first `left` of them left of its beginning; after: columns of ink right of its end.
     """
 
-    __slots__ = ("_pieces", "flags", "left", "starts", "strips")
+    __slots__ = ("_pieces", "after", "flags", "left", "starts", "strips")
 
     def __init__(
         self,
@@ -83,8 +83,10 @@ class Line:
         flags: int = 0,
         strips: list[bytes] | None = None,
         left: int = 0,
+        after: bytes = b"",
     ):
-        self._pieces, self.starts, self.flags, self.strips, self.left = pieces, starts, flags, strips, left
+        self._pieces, self.starts, self.flags = pieces, starts, flags
+        self.strips, self.left, self.after = strips, left, after
 
     @property
     def pieces(self) -> list[Piece]:
@@ -244,3 +246,8 @@ def cost_of_piece(key: str | tuple, piece: Piece) -> int:
 def cost_of_columns(text: str, columns: bytes | None) -> int:
     """Bytes that the columns of a text and the text take."""
     return len(columns or b"") + len(text) + 220
+
+
+def cost_of_units(text: str, units: tuple[bytes, ...] | None) -> int:
+    """Bytes that the columns of a text, in parts, and the text take, were none of them shared with other texts."""
+    return sum(map(len, units or ())) + len(text) + 270

@@ -29,6 +29,7 @@ from render.reading.exact import find_exact
 from render.reading.inventory import Inventory
 from render.reading.order import logical_orders, text_in_order
 from render.reading.search import Found, Node, Rules, Settings, posteriors, search
+from render.reading.windows import Seen, Windows
 from render.renderer import Renderer
 from render.scripts import script_of
 
@@ -100,6 +101,7 @@ class Reader:
         else:
             characters = characters_of(setter.chain, scripts or default_scripts(setter.chain))
         self._known = Inventory(config, setter, characters, sample, all_marks=alphabet is None)
+        self._window_readers: dict[int | None, Windows] = {}
 
     def __reduce__(self):
         return (Reader, self._given)
@@ -126,6 +128,43 @@ class Reader:
         readable = exact or (total > 0 and any(texts) and share <= UNEXPLAINED)
         return Reading(tuple(texts), share, exact, readable, functools.partial(self._characters, parts))
 
+    def read_windows(
+        self, strips: Sequence[np.ndarray], windows: Sequence[tuple[int, int, int]]
+    ) -> list[tuple[Seen, ...]]:
+        """Read parts of strips of one text each, in spite of blur, with the clusters of the parts from left to right.
+
+        strips: as for a call. windows: (which strip, first patch, patch after the last), looked at beyond their edges
+        where letters reach over them. Black patches count as paper. It is fast, and never exact: a strip of the
+        renderer is better read by a call. Spaces that move nothing, such as one that ends a patch, may be left out
+        (reading/windows.py).
+        """
+        config, known = self.config, self._known
+        patch = config.patch_width
+        inks = [np.ascontiguousarray(self._shades(pixels)) for pixels in strips]
+        for ink in inks:
+            count = len(ink) // patch
+            black = ink[: count * patch].reshape(count, -1).mean(1) > _BLACK
+            ink[: count * patch].reshape(count, -1)[black] = 0
+        columns = [(strip, first * patch, last * patch) for strip, first, last in windows]
+        pad = config.pad if config.layout in ("continuous", "words") else 0
+        best: list[tuple[Seen, ...]] = [()] * len(windows)
+        totals = np.full(len(strips), -np.inf)
+        which = np.array([strip for strip, _, _ in windows], np.int64)
+        for baseline in known.pictures():
+            found, gains = self._windows(baseline, pad).read(inks, columns, patch, pad)
+            sums = np.bincount(which, gains, len(strips))
+            for i in np.flatnonzero(sums[which] > totals[which]).tolist():
+                best[i] = tuple(found[i])
+            totals = np.maximum(totals, sums)
+        return best
+
+    def _windows(self, baseline: int | None, pad: int) -> Windows:
+        if baseline not in self._window_readers:
+            known, arcs = self._known, self._known.pictures()[baseline]
+            kerning = functools.partial(known.kerning, baseline, arcs)
+            self._window_readers[baseline] = Windows(arcs, self._rules(pad), kerning, known.kinds(baseline, arcs))
+        return self._window_readers[baseline]
+
     def prepare(self) -> None:
         """Draw the pictures of all clusters now; otherwise the first strip waits for them."""
         self._known.pictures()
@@ -133,6 +172,11 @@ class Reader:
     # ---- what is given -----------------------------------------------------------------------------------------------
 
     def _ink(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [columns, rows], 1 = full ink; of binary strips 0 and 1 only."""
+        shades = self._shades(pixels)
+        return (shades > 0.5).astype(np.float32) if self.config.color == "binary" else shades
+
+    def _shades(self, pixels: np.ndarray) -> np.ndarray:
         """float32 [columns, rows], 1 = full ink."""
         pixels = np.asarray(pixels)
         height = self.config.height
@@ -146,8 +190,6 @@ class Reader:
             raise RenderError("strip of 0 columns: nothing to read")
         if pixels.ndim == 3:  # the brightness that the renderer gives to colours, ITU-R BT.601
             pixels = (pixels.astype(np.int32) @ np.array([299, 587, 114]) // 1000).astype(np.uint8)
-        if self.config.color == "binary":
-            return (pixels.T <= 127).astype(np.float32)
         return (255 - pixels.T) * np.float32(1 / 255)
 
     def _separators(self, ink: np.ndarray) -> tuple[list[int], bool]:
@@ -187,9 +229,7 @@ class Reader:
                 or (x > last - tail and config.overflow == "clip")
             )
 
-        unit = {"bigrams": 2, "adaptive": 2}.get(config.layout, 0)
-        edges = 0 if config.layout == "continuous" else patch
-        rules = Rules(edges, unit, pad, self._known.apart, config.layout == "adaptive", self._known.loose)
+        rules = self._rules(pad)
         if not ink.any():
             return "", Found([], 0.0), next(iter(self._known.pictures().values()))
         for baseline, arcs in known.pictures().items():
@@ -218,6 +258,12 @@ class Reader:
         text = self._text(arcs, found, ink, fits_end)
         moved = [_shifted(node, first) for node in found.path]
         return text, Found(moved, found.energy), arcs
+
+    def _rules(self, pad: int) -> Rules:
+        config, known = self.config, self._known
+        unit = {"bigrams": 2, "adaptive": 2}.get(config.layout, 0)
+        edges = 0 if config.layout == "continuous" else config.patch_width
+        return Rules(edges, unit, pad, known.apart, config.layout == "adaptive", known.loose)
 
     def _weight(self, energy: float) -> float:
         """Nats of a unit of energy, at a mean energy of a pixel. Binary: flips; grey: normal noise of that variance."""

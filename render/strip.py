@@ -5,7 +5,7 @@ column. Which characters stand on which patch is worked out when it is first ask
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -231,8 +231,8 @@ class Draft:
         self._width = 0
         self._lines: list[tuple[int, Line, int, int]] = []  # text, line, column, first character
         self._black: list[int] = []
-        self._before = 0, 0  # parts and columns before the last `add`
-        self._reaching: list[tuple[list[Piece], int]] = []  # lines whose ink leaves its boxes
+        self._before = 0, 0, 0  # parts, columns and reaching inks before the last `add`
+        self._reaching: list[tuple[bytes, int]] = []  # columns of ink outside of its box, and where they stand
 
     @property
     def width(self) -> int:
@@ -245,28 +245,30 @@ class Draft:
         text: which of a pair it belongs to; first: index in that text of the line's first character.
         """
         size = self.geometry.column_bytes
+        self._before = len(self._parts), self._width, len(self._reaching)
         strips = line.strips
         if strips is None:
             strips = [piece.strip for piece in line.pieces]
             if line.flags & OVERHANG and not _settle(line.pieces, strips):
-                self._reaching.append((line.pieces, x))
+                self._reaching += _overhang(line.pieces, x, size)
         self._lines.append((text, line, x, first))
         begin = x - line.left
         if begin < self._width <= x and strips and strips[0].startswith(blank((self._width - begin) * size)):
             strips = [strips[0][(self._width - begin) * size :], *strips[1:]]
             begin = self._width
         self._advance_to(begin)
-        self._before = len(self._parts), self._width
         self._parts += strips
         self._width = begin + sum(map(len, strips)) // size
+        if line.after:
+            self._reaching.append((line.after, self._width))
         return self._width
 
     def take_back(self) -> None:
         """Undo the last `add`."""
-        _, line, x, _ = self._lines.pop()
-        count, self._width = self._before
+        self._lines.pop()
+        count, self._width, reaching = self._before
         del self._parts[count:]
-        self._reaching = [entry for entry in self._reaching if entry != (line.pieces, x)]
+        del self._reaching[reaching:]
 
     def separator(self, x: int) -> int:
         """A black patch at column x. Returns the column after it."""
@@ -296,8 +298,8 @@ class Draft:
         self._black.append(self.end)
         self._advance_to(width)
         columns = np.frombuffer(bytearray().join(self._parts), np.uint8).reshape(-1, size)[:width]
-        for pieces, x in self._reaching:
-            _merge_overhang(columns, pieces, x, size)
+        for ink, x in self._reaching:
+            merge(columns, ink, x)
         for x in self._black:
             columns[x : x + patch] = 0
         separators = tuple(sorted({x // patch for x in self._black}))
@@ -334,12 +336,11 @@ def _settle(pieces: list[Piece], strips: list[bytes]) -> bool:
     return True
 
 
-def _merge_overhang(columns: np.ndarray, pieces: list[Piece], x: int, size: int) -> None:
+def _overhang(pieces: list[Piece], x: int, size: int) -> Iterator[tuple[bytes, int]]:
+    """Ink left and right of the boxes of pieces that stand side by side from column x on."""
     for piece in pieces:
-        width = len(piece.strip) // size
-        if piece.kind & OVERHANG:
-            if piece.before:
-                merge(columns, piece.before, x - len(piece.before) // size)
-            if piece.after:
-                merge(columns, piece.after, x + width)
-        x += width
+        if piece.before:
+            yield piece.before, x - len(piece.before) // size
+        x += len(piece.strip) // size
+        if piece.after:
+            yield piece.after, x

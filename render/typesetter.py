@@ -12,7 +12,7 @@ the layout cuts and draws (`Words`), and the same three kinds of line are put to
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from render.bidi import levels as bidi_levels
@@ -35,6 +35,7 @@ from render.pieces import (
     Piece,
     cost_of_columns,
     cost_of_piece,
+    cost_of_units,
     ends_blank,
     flags_of,
     in_a_row,
@@ -46,18 +47,18 @@ from render.tokens import ALONE, tokens_of, words_of
 
 _CACHE_BYTES = 120 << 20  # of the 128 MB that a renderer may keep; glyphs take the rest (ink.py)
 # Sixteenths of it for each cache, where words share patches and where they stand on patches of their own: a layout of
-# one sort hardly fills the caches of the other. Most is for what most rows are made of, plain words; the others hold
-# what those are made of, and words that are not plain.
+# one sort has no use for most caches of the other. Half is for what most rows are made of, plain words; the other
+# caches hold what those are made of, and words that are not plain.
 _SHARES = {
-    "pieces": (6, 2),
-    "plain words": (5, 1),
-    "triples": (2, 2),
-    "measures": (1, 1),
-    "units": (1, 1),
-    "words": (2, 2),
-    "plain units": (1, 1),
-    "plain words on patches": (1, 6),
-    "measures on patches": (1, 1),
+    "pieces": (5, 2),
+    "plain words": (8, 0),
+    "triples": (2, 0),
+    "measures": (1, 0),
+    "units": (0, 2),
+    "words": (0, 2),
+    "plain units": (0, 1),
+    "plain words on patches": (0, 8),
+    "measures on patches": (0, 1),
 }
 _WORD = re.compile(r"\S+")
 
@@ -65,10 +66,10 @@ _WORD = re.compile(r"\S+")
 class Words(NamedTuple):
     """How a layout puts words on patches of their own.
 
-    cut: ends of the units that a word is made of; unit: draws one (and whether right to left) on whole patches.
+    cut: texts of the units that a word is made of; unit: draws one (and whether right to left) on whole patches.
     """
 
-    cut: "Callable[[Typesetter, str], list[int]]"
+    cut: "Callable[[Typesetter, str], list[str]]"
     unit: "Callable[[Typesetter, str, int], Piece]"
 
 
@@ -92,7 +93,7 @@ class Typesetter:
         self.words = Cache(self._build_word, cost_of_piece, limit["words"])
         self._plain_units = Cache(self._plain_unit, cost_of_columns, limit["plain units"])
         limit_of_words = limit["plain words on patches"]
-        self._plain_words = Cache(self._plain_word, cost_of_columns, limit_of_words, on_trial=self.is_simple)
+        self._plain_words = Cache(self._plain_word, cost_of_units, limit_of_words, on_trial=self.is_simple)
         self._word_measures = Cache(self._measure_word, cost_of_piece, limit["measures on patches"])
         on_patches = self.units, self.words, self._plain_units, self._plain_words, self._word_measures
         self._caches: list[Cache] = [self.cache, *self._plain.caches, *on_patches]
@@ -126,13 +127,11 @@ class Typesetter:
     def line(self, text: str, base: str | None = None) -> Line:
         """One line of running text, shaped and in visual order. base: `ltr`, `rtl` or `auto`, else the config's."""
         base = base or self.config.direction
-        tokens = words_of(text)
         if base != "rtl":
-            strips = self._plain.strips(tokens)
-            if strips is not None:
-                measures = self._plain.measures
-                return Line(lambda: [measures[token] for token in tokens], strips=strips, left=self._plain.shift)
-        cache = self.cache
+            line = self._plain.line(text)
+            if line is not None:
+                return line
+        cache, tokens = self.cache, words_of(text)
         pieces = [cache[token] for token in tokens]
         flags = flags_of({piece.kind for piece in pieces})
         if flags & CUT:
@@ -224,29 +223,34 @@ class Typesetter:
 
     def words_in_order(self, tokens: Sequence[str], starts: Sequence[int] | Callable[[], Sequence[int]] | None) -> Line:
         """Words on patches of their own, from left to right. starts: as in Line."""
-        strips = list(map(self._plain_words.__getitem__, tokens))
-        if self.config.direction != "rtl" and (None not in strips or self._reach_into(strips, tokens)):
+        words = list(map(self._plain_words.__getitem__, tokens))
+        if self.config.direction != "rtl" and (None not in words or self._reach_into(words, tokens)):
+            strips = list(chain.from_iterable(words))
             return Line(lambda: [self._word_measures[token] for token in tokens], starts, strips=strips)
         return line_of([self.words[token] for token in tokens], starts)
 
-    def _reach_into(self, strips: list[bytes | None], tokens: Sequence[str]) -> bool:
+    def _reach_into(self, words: list[tuple[bytes, ...] | None], tokens: Sequence[str]) -> bool:
         """Fill in words whose ink reaches left of their patches, where the word before has none there; else False."""
-        for i in [i for i, strip in enumerate(strips) if strip is None]:
-            word, before = self.words[tokens[i]], strips[i - 1] if i else None
+        for i in [i for i, word in enumerate(words) if word is None]:
+            word, before = self.words[tokens[i]], words[i - 1] if i else None
             reach = len(word.before)
-            if word.kind != OVERHANG or word.after or before is None or not ends_blank(before, reach):
+            if word.kind != OVERHANG or word.after or not before or not ends_blank(before[-1], reach):
                 return False
-            strips[i - 1], strips[i] = before[: len(before) - reach], word.before + word.strip
+            words[i - 1] = (*before[:-1], before[-1][: len(before[-1]) - reach])
+            words[i] = (word.before + word.strip,)
         return True
 
-    def _plain_word(self, token: str) -> bytes | None:
-        """Columns of a word, or None if that is not all there is to it."""
+    def _plain_word(self, token: str) -> tuple[bytes, ...] | None:
+        """Columns of a word, unit by unit, or None if that is not all there is to it.
+
+        Units are few, so that those of all words stay in the processor's cache: joined words would not.
+        """
         if self.is_simple(token):
-            units = list(map(self._plain_units.__getitem__, self._units_of(token)))
+            units = tuple(map(self._plain_units.__getitem__, self._units_of(token)))
             if None not in units:
-                return b"".join(units)
+                return units
         word = self.words[token]
-        return None if word.kind & (FLAGS & ~RTL) else word.strip
+        return None if word.kind & (FLAGS & ~RTL) else (word.strip,)
 
     def _plain_unit(self, text: str) -> bytes | None:
         unit = self.units[text, 0]
@@ -276,8 +280,7 @@ class Typesetter:
 
     def _units_of(self, token: str) -> list[str]:
         assert self._on_patches, "a layout without Words asks for words on patches"
-        edges = self._on_patches.cut(self, token)
-        return [token[start:end] for start, end in zip([0, *edges], edges)]
+        return self._on_patches.cut(self, token)
 
     def _build_unit(self, key: tuple[str, int]) -> Piece:
         assert self._on_patches, "a layout without Words asks for words on patches"

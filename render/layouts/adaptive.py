@@ -41,11 +41,11 @@ def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
     bigrams.lay_words(setter, draft, words, " ")
 
 
-def cut(setter: Typesetter, word: str) -> list[int]:
-    """Ends of the units of a word."""
+def cut(setter: Typesetter, word: str) -> list[str]:
+    """The units of a word."""
     if setter.is_simple(word):
         return bigrams.cut(setter, word)
-    ends: list[int] = []
+    units: list[str] = []
     grows = ""  # what may still join the last unit: letters of a joined word, or one letter more
     start = 0
     for end in boundaries(word):
@@ -57,10 +57,10 @@ def cut(setter: Typesetter, word: str) -> list[int]:
         else:
             kind = "letter"
         if kind == grows or (grows == "joined" and first == " "):
-            ends[-1] = end
+            units[-1] += word[start:end]
             grows = "joined" if grows == kind == "joined" else ""
         else:
-            ends.append(end)
+            units.append(word[start:end])
             grows = "" if kind == "alone" else kind
         start = end
-    return ends
+    return units

@@ -12,7 +12,7 @@ takes two. What a pair is made of:
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from render.bidi import mostly_rtl, needs_bidi
 from render.graphemes import boundaries
@@ -54,13 +54,13 @@ def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
     lay_words(setter, draft, words, "" if setter.config.word_gap == "none" else " ")
 
 
-def cut(setter: Typesetter, word: str) -> list[int]:
-    """Ends of the pairs of a word."""
+def cut(setter: Typesetter, word: str) -> list[str]:
+    """The pairs of a word."""
     if setter.config.unit == "code-point" or setter.is_simple(word):
-        ends = range(1, len(word) + 1)
-    else:
-        ends = boundaries(word)
-    return [*ends[1:-1:2], len(word)] if len(ends) % 2 else list(ends[1::2])
+        return [word[start : start + 2] for start in range(0, len(word), 2)]
+    ends = boundaries(word)
+    edges = [0, *ends[1::2]] if len(ends) % 2 == 0 else [0, *ends[1::2], len(word)]
+    return [word[start:end] for start, end in pairwise(edges)]
 
 
 def unit(setter: Typesetter, text: str, rtl: int) -> Piece:
@@ -156,7 +156,9 @@ def _lay_original(
         edges = _edges(line, x)
         num_words = _num_kept(edges, draft.limit)
         draft.take_back()
-        line = line_of(line.pieces[:num_words], lambda: _in_order(places(), order[:num_words]))
+        # drawn anew: the pieces of a line of plain words are measures without ink
+        kept = order[:num_words]
+        line = line_of([setter.words[words[i], int(rtl)] for i in kept], lambda: _in_order(places(), kept))
         draft.add(line, x, which)
         end = edges[num_words]
     last = draft.end = draft.edge(end)

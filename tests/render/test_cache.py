@@ -97,7 +97,7 @@ def test_a_failed_build_leaves_nothing_behind():
 
 
 def trial_cache() -> tuple[Cache, list[str]]:
-    """A cache of words of 50 that keeps what is asked for twice: two generations of fourteen, and four on trial."""
+    """A cache of words of 50, kept when asked for twice: two generations of twelve, and two of four on trial."""
     built: list[str] = []
 
     def build(key: str) -> str:
@@ -113,6 +113,13 @@ def test_what_is_on_trial_is_kept_when_it_is_asked_for_again():
     assert "a" not in cache
     assert cache["a"] == "A" and "a" in cache
     assert built == ["a"]
+
+
+def test_what_is_on_trial_waits_until_as_many_others_came_as_a_generation_holds():
+    cache, built = trial_cache()
+    for key in ["0", "1", "2", "late", "4", "5", "6", "7", "late"]:
+        cache[key]
+    assert built.count("late") == 1
 
 
 def test_what_is_asked_for_once_does_not_push_out_what_is_in_use():

@@ -306,3 +306,14 @@ def test_every_layout_that_can_be_chosen_is_there():
 def test_an_unknown_layout_is_answered_with_those_there_are():
     with pytest.raises(RenderError, match="it must be one of continuous, words, bigrams, adaptive"):
         renderer(layout="grid")
+
+
+@pytest.mark.parametrize("max_patches", [3, 40, 41])
+def test_strip_of_pairs_that_is_cut_keeps_the_ink_of_what_fits(max_patches: int):
+    renderer = Renderer(RenderConfig.named("pixel-m4"))
+    text = "the quick brown fox jumps over it. " * 30
+    whole, cut = renderer(text, 2000), renderer(text, max_patches)
+    kept = cut.word_starts[-1]
+    assert 0 < kept < cut.num_patches <= max_patches
+    assert np.array_equal(cut.patches[:kept], whole.patches[:kept])
+    assert (whole.patches[:kept] < 255).any()
