@@ -1,10 +1,19 @@
-"""What a model costs, from its configuration alone: parameters, arithmetic per token, memory of a training step."""
+"""What a model costs, from its configuration alone: parameters, arithmetic, memory of a training step.
 
-from pixelcore.config import DecoderConfig
+This file counts the decoder of tokens; `pixelcore.accounting_vit` counts the models of strips, whose arithmetic depends
+on what is hidden.
+"""
+
+from pixelcore.accounting_vit import vit_parameters
+from pixelcore.config import DecoderConfig, ModelConfig
 
 
-def num_parameters(config: DecoderConfig) -> int:
-    """Exact number of parameters, embeddings, norms, experts and adapters included; tied matrices count once."""
+def num_parameters(config: ModelConfig) -> int:
+    """Exact number of trainable parameters, norms, experts, adapters and heads included; tied matrices count once."""
+    return _decoder_parameters(config) if isinstance(config, DecoderConfig) else vit_parameters(config)
+
+
+def _decoder_parameters(config: DecoderConfig) -> int:
     width, hidden = config.hidden_size, config.intermediate_size
     total = config.vocab_size * width * (1 if config.tie_word_embeddings else 2)
     total += (2 * config.num_layers + 1) * width

@@ -28,10 +28,11 @@ from torch import Tensor
 from pixelcore.config_io import config_from_dict
 from pixelcore.convert.bundle_reader import read_bundle
 from pixelcore.convert.exported import read_export
+from pixelcore.convert.pixel import read_pixel, with_pooling
 from pixelcore.durable import publish, sha256_of_file, temporary_folder, write_file
 from pixelcore.errors import UserError
-from pixelcore.models import MODELS
-from pixelcore.models.decoder import Decoder
+from pixelcore.hub import fetch, is_hub_name
+from pixelcore.models import MODELS, Model
 from pixelcore.ops import REFERENCE, Ops
 from pixelcore.stored import OptimizerState, Stored
 from pixelcore.tokenizer import Tokenizer
@@ -74,6 +75,7 @@ def write_checkpoint(
         "optimizer_step": None if stored.optimizer is None else stored.optimizer.step,
         "model": dataclasses.asdict(stored.config),
         "base": None if base is None else dict(base),
+        "renderer": stored.renderer,
         **manifest,
         "files": {file.name: sha256_of_file(file) for file in sorted(temporary.iterdir())},
     }
@@ -115,19 +117,27 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     ops: Ops | None = None,
-) -> Decoder:
-    """The model in any folder that `read_stored` knows, in eval mode with trainable parameters of `dtype`."""
-    return build_model(read_stored(path), device, dtype, ops)
+    pooling: str | None = None,
+) -> Model:
+    """The model in any folder that `read_stored` knows, in eval mode with trainable parameters of `dtype`.
+
+    pooling: how a published classifier was trained to pool, which its files do not say: mean, max or pma<heads>.
+    """
+    return build_model(read_stored(path), device, dtype, ops, pooling)
 
 
 def read_stored(path: str | Path, *, tokenizer: Path | None = None, with_optimizer: bool = False) -> Stored:
-    """Read a checkpoint, a run (its best checkpoint where it has one, else the newest), an export or a bundle.
+    """Read a checkpoint, a run (its best checkpoint where it has one, else the newest), an export, a bundle, or a
+    published PIXEL folder; a name in place of a path is fetched (`pixelcore.hub`).
 
     tokenizer: a tokenizer file for a bundle that has none beside it. Raises UserError for a path that is missing,
     damaged, of a newer version or not recognised, naming the files found.
     """
     path = Path(path)
     if not path.exists():
+        if is_hub_name(str(path)):
+            stored = read_stored(fetch(str(path)), tokenizer=tokenizer, with_optimizer=with_optimizer)
+            return dataclasses.replace(stored, name=str(path))
         raise UserError(f"{path}: no such file or folder; --model takes a run, a checkpoint folder or a .pt file")
     if path.is_file():
         if path.suffix == ".pt":
@@ -142,10 +152,16 @@ def read_stored(path: str | Path, *, tokenizer: Path | None = None, with_optimiz
     config = _json(path / "config.json")
     if config.get("format") == FORMAT:
         return read_export(path)
-    if ("patch_len" in config and "num_channel" in config) or config.get("model_type") in ("pixel", "vit_mae"):
-        raise UserError(f"{path}: a PIXAR, PIXEL or ViT-MAE model; this version reads decoders")
+    if "patch_len" in config and "num_channel" in config:
+        raise UserError(f"{path}: a PIXAR model; this version reads decoders and PIXEL models")
+    if config.get("model_type") in ("pixel", "vit_mae"):
+        return read_pixel(path)
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "nothing"
-    raise UserError(f"{path}: no model recognised; found {found}; expected manifest.json, run.json or a bundle's files")
+    kind = f", and config.json says model_type {config['model_type']!r}" if "model_type" in config else ""
+    raise UserError(
+        f"{path}: no model recognised; found {found}{kind}; expected manifest.json, run.json, a bundle's files, or a "
+        "config.json of ours or with model_type pixel or vit_mae"
+    )
 
 
 def checkpoint_of_run(run: Path, which: str | None = None) -> Path:
@@ -205,6 +221,7 @@ def read_checkpoint(folder: Path, *, with_optimizer: bool = False) -> Stored:
         config=config,
         weights=weights,
         tokenizer=tokenizer,
+        renderer=manifest.get("renderer"),
         optimizer=optimizer,
         details=manifest,
     )
@@ -260,8 +277,10 @@ def build_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     ops: Ops | None = None,
-) -> Decoder:
-    """The model of a record, in eval mode, its parameters of `dtype` on `device`."""
+    pooling: str | None = None,
+) -> Model:
+    """The model of a record, in eval mode, its parameters of `dtype` on `device`. pooling: see `load_model`."""
+    stored = with_pooling(stored, pooling)
     with torch.device("meta"):
         model = MODELS[stored.config.kind](stored.config, ops or REFERENCE)
     load_weights(model, stored.weights, str(stored.path))
@@ -270,15 +289,16 @@ def build_model(
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Give a model its parameters. Every missing, extra or misshapen tensor is an error that names it."""
-    expected = dict(model.named_parameters())
-    for name, parameter in expected.items():
+    """Give a model its parameters and persistent buffers. Every missing, extra or misshapen tensor is an error that
+    names it."""
+    expected = model.state_dict()
+    for name, tensor in expected.items():
         if name not in weights:
-            raise UserError(f"{where}: tensor {name} {list(parameter.shape)} is missing")
-        if weights[name].shape != parameter.shape:
+            raise UserError(f"{where}: tensor {name} {list(tensor.shape)} is missing")
+        if weights[name].shape != tensor.shape:
             raise UserError(
                 f"{where}: tensor {name} has shape {list(weights[name].shape)}; the configuration asks for "
-                f"{list(parameter.shape)}"
+                f"{list(tensor.shape)}"
             )
     extra = sorted(weights.keys() - expected.keys())
     if extra:

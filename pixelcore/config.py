@@ -113,4 +113,109 @@ class DecoderConfig:
         return self.moe is not None and (index + 1) % self.moe.expert_interval == 0
 
 
-MODEL_CONFIGS = {"decoder": DecoderConfig}
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """An encoder of rendered text: patches of a strip, from left to right, and a CLS row before them.
+
+    num_patches: rows of the position table, CLS not counted. num_channels: of the published patch projection; grey
+    strips are read as `num_channels` equal channels, without being copied. interpolate_positions: read strips of more
+    than num_patches patches by stretching the grid of positions; else they are refused.
+    Source: specs/pixel.md, sections 2.1 to 2.3.
+    """
+
+    patch_size: int = 16
+    num_patches: int = 529
+    num_channels: int = 3
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+    qkv_bias: bool = True
+    initializer_range: float = 0.02
+    interpolate_positions: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self, "patch_size", "num_patches", "num_layers", "hidden_size", "num_attention_heads")
+        _positive(self, "intermediate_size", "layer_norm_eps", "initializer_range")
+        _share(self, "hidden_dropout", "attention_dropout")
+        if self.num_channels not in (1, 3):
+            raise ValueError(f"num_channels = {self.num_channels} must be 1 or 3")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} must be a multiple of num_attention_heads = "
+                f"{self.num_attention_heads}"
+            )
+
+    @property
+    def patch_values(self) -> int:
+        """Values of one patch in the published form: rows x columns x channels."""
+        return self.patch_size**2 * self.num_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTMAEConfig(ViTConfig):
+    """A masked autoencoder over rendered text (PIXEL, PIXEL-M4): the encoder, and a decoder that paints what it did not
+    see. normalise_pixels: the target of each patch has mean 0 and variance 1 (the published `norm_pix_loss`).
+    Source: specs/pixel.md, sections 2.1 and 2.5.
+    """
+
+    kind: ClassVar[str] = "vit_mae"
+
+    decoder_num_layers: int
+    decoder_hidden_size: int
+    decoder_num_attention_heads: int
+    decoder_intermediate_size: int
+    normalise_pixels: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "decoder_num_layers", "decoder_hidden_size", "decoder_num_attention_heads")
+        _positive(self, "decoder_intermediate_size")
+        if self.decoder_hidden_size % self.decoder_num_attention_heads:
+            raise ValueError(
+                f"decoder_hidden_size = {self.decoder_hidden_size} must be a multiple of decoder_num_attention_heads = "
+                f"{self.decoder_num_attention_heads}"
+            )
+
+
+TASKS = ("sequence", "token", "qa", "parser")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTTaskConfig(ViTConfig):
+    """The encoder with the head of a task: "sequence" classifies a strip, "token" each patch, "qa" finds a span,
+    "parser" finds the head of each word and the relation to it. num_labels: classes of a strip or patch, relations of a
+    parser, 2 for "qa"; 1 of "sequence" is regression. pooling, of "sequence" alone: "mean", "max", "cls" or "pma<k>",
+    with k heads; pooler_norm: a LayerNorm in it ("cls" has none). Source: specs/pixel.md, section 3.
+    """
+
+    kind: ClassVar[str] = "vit_task"
+
+    task: str
+    num_labels: int
+    pooling: str = "mean"
+    pooler_norm: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "num_labels")
+        if self.task not in TASKS:
+            raise ValueError(f"task = {self.task!r} must be one of {list(TASKS)}")
+        if self.task == "qa" and self.num_labels != 2:
+            raise ValueError(f"num_labels = {self.num_labels} must be 2 for qa: a start and an end")
+        heads = self.pooling.removeprefix("pma")
+        if self.pooling not in ("mean", "max", "cls") and (heads == self.pooling or not heads.isdecimal()):
+            raise ValueError(f'pooling = {self.pooling!r} must be "mean", "max", "cls" or "pma" and a number of heads')
+        if heads.isdecimal() and (int(heads) == 0 or self.hidden_size % int(heads)):
+            raise ValueError(f"pooling = {self.pooling!r}: the heads must divide hidden_size = {self.hidden_size}")
+
+
+ModelConfig = DecoderConfig | ViTMAEConfig | ViTTaskConfig
+MODEL_CONFIGS: dict[str, type[DecoderConfig] | type[ViTMAEConfig] | type[ViTTaskConfig]] = {
+    "decoder": DecoderConfig,
+    "vit_mae": ViTMAEConfig,
+    "vit_task": ViTTaskConfig,
+}

@@ -10,16 +10,16 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from pixelcore.config import MODEL_CONFIGS, DecoderConfig
+from pixelcore.config import MODEL_CONFIGS, ModelConfig
 from pixelcore.errors import UserError
 
 
-def config_to_dict(config: DecoderConfig) -> dict[str, Any]:
+def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Every field by name, nested records as tables; JSON can hold all of it (a tuple becomes a list there)."""
     return dataclasses.asdict(config)
 
 
-def config_from_dict(kind: str, data: object, where: str = "model configuration") -> DecoderConfig:
+def config_from_dict(kind: str, data: object, where: str = "model configuration") -> ModelConfig:
     """The configuration of a model of this kind. where: what an error calls the table, such as a file's path.
 
     Raises UserError for an unknown kind, unknown, missing or mistyped fields, and values the record refuses.

@@ -45,15 +45,19 @@ def keep_features(drop: Drop, num_features: int) -> Tensor:
     return (words.flatten(1)[:, :num_features]) >= _threshold(drop.p)
 
 
-def keep_attention(drop: Drop, first: int, length: int, num_heads: int) -> Tensor:
-    """Bool [heads, length, length], True where an attention weight of the document at rows first.. stays."""
+def keep_attention(drop: Drop, first: int, length: int, num_heads: int, num_keys: int | None = None) -> Tensor:
+    """Bool [heads, length, keys], True where an attention weight of the document at rows first.. stays.
+
+    num_keys: how many of its rows are keys, the first ones; all of them when absent.
+    """
+    num_keys = length if num_keys is None else num_keys
     rows = slice(first, first + length)
     device = drop.packed.positions.device
-    group = torch.arange((length + 3) // 4, device=device)[None, None]
+    group = torch.arange((num_keys + 3) // 4, device=device)[None, None]
     site = drop.site + (torch.arange(num_heads, device=device)[:, None, None] << 16)
     document, position = drop.packed.documents[rows][None, :, None], drop.packed.positions[rows][None, :, None]
     words = _philox(drop.seed, document, position, group, site)
-    return words.flatten(2)[..., :length] >= _threshold(drop.p)
+    return words.flatten(2)[..., :num_keys] >= _threshold(drop.p)
 
 
 def _threshold(p: float) -> int:

@@ -1,23 +1,45 @@
 """How a model's parameters begin: a pure function of the configuration and a seed.
 
-Every linear map and the tied embedding start as N(0, 0.02), an untied embedding as N(0, 1/sqrt(D)), norm weights at
-one, and no branch is scaled by depth: what the original decoder does in effect (specs/decoder.md, section 2). Adapters
-start so that they change nothing.
+The decoder of tokens: every linear map and the tied embedding start as N(0, 0.02), an untied embedding as
+N(0, 1/sqrt(D)), norm weights at one, and no branch is scaled by depth: what the original decoder does in effect
+(specs/decoder.md, section 2). Adapters start so that they change nothing.
+
+The models of strips: linear maps, the CLS vector and the mask token as N(0, initializer_range), biases at zero, norms
+at one and zero, positions as their formula says, and the patch projection as the original pretraining really starts,
+which is not as its model class does: the script builds the embeddings anew, so the weights are Xavier-uniform and the
+bias is uniform (specs/pixel.md, section 2.7). Heads of tasks start like linear maps, but for a parser, whose two
+biaffine tensors are zero, and the seed of attention pooling, which is Xavier-uniform (section 3).
 """
+
+import math
 
 import torch
 from torch import nn
 
 from pixelcore.layers import Adapter, ExpertLinear, PackedLinear, initialise_adapter
+from pixelcore.models import Model
 from pixelcore.models.decoder import Decoder, Experts, NormWeight
+from pixelcore.models.vit import Encoder, Norm, PatchProjection
+from pixelcore.models.vit_mae import PixelDecoder
+from pixelcore.positions import sincos_table
 
 _STANDARD_DEVIATION = 0.02
+_ZERO_AT_FIRST = ("arcs", "relations")
 
 
 @torch.no_grad()
-def initialise(model: Decoder, seed: int) -> None:
-    """Fill every parameter of the model, in the order of its modules, from one generator on the host."""
+def initialise(model: Model, seed: int) -> None:
+    """Fill every parameter of the model and its tables of positions, in the order of its modules, from one generator on
+    the host."""
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(model, Decoder):
+        _initialise_decoder(model, generator)
+        return
+    for module in model.modules():
+        _initialise_strip_module(module, model.config.initializer_range, generator)
+
+
+def _initialise_decoder(model: Decoder, generator: torch.Generator) -> None:
     for module in model.modules():
         if isinstance(module, PackedLinear | ExpertLinear):
             nn.init.normal_(module.weight, std=_STANDARD_DEVIATION, generator=generator)
@@ -32,3 +54,26 @@ def initialise(model: Decoder, seed: int) -> None:
     nn.init.normal_(model.embed.weight, std=deviation, generator=generator)
     if model.head is not None:
         nn.init.normal_(model.head.weight, std=_STANDARD_DEVIATION, generator=generator)
+
+
+def _initialise_strip_module(module: nn.Module, deviation: float, generator: torch.Generator) -> None:
+    """The parameters that the module itself holds, not those of the modules within it."""
+    if isinstance(module, Norm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, PatchProjection):
+        flat_DA = module.weight.flatten(1)
+        nn.init.xavier_uniform_(flat_DA, generator=generator)
+        bound = 1 / math.sqrt(flat_DA.shape[1])
+        nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    else:
+        if isinstance(module, Encoder | PixelDecoder):
+            num_places, width = module.positions.shape
+            module.positions.copy_(sincos_table(num_places - 1, width))
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "bias" or name in _ZERO_AT_FIRST:
+                nn.init.zeros_(parameter)
+            elif name == "seed":
+                nn.init.xavier_uniform_(parameter, generator=generator)
+            elif name != "positions":
+                nn.init.normal_(parameter, std=deviation, generator=generator)

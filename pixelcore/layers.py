@@ -73,9 +73,23 @@ class ExpertLinear(nn.Module):
         return y_NO + _stacked(self, change, y_NO)
 
 
-def linear(x_ND: Tensor, weight_OD: Tensor) -> Tensor:
-    """x W^T in the dtype of x. Every product of a model with a whole weight goes through here."""
+class Linear(nn.Module):
+    """y = x W^T + b, W [out_features, in_features]; uninitialised, like every parameter here."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        return linear(x_ND, self.weight, self.bias)
+
+
+def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x W^T + b in the dtype of x. Every product of a model with a whole weight goes through here."""
     weight_OD = weight_OD.to(x_ND.dtype)
+    if bias_O is not None:
+        return F.linear(x_ND, weight_OD, bias_O.to(x_ND.dtype))
     num_rows = x_ND.shape[0]
     few = num_rows <= _FEW_ROWS and x_ND.device.type == "cpu" and x_ND.dtype == torch.float32
     if not few or torch.is_grad_enabled():

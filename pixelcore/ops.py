@@ -24,6 +24,7 @@ from pixelcore.kv_cache import LayerCache
 from pixelcore.packed import Packed
 
 IGNORED = -100  # the target of a row that no loss counts
+_LEAST_VARIANCE = 1e-6  # of a patch, added before it divides: paper has none
 
 
 @dataclass(frozen=True)
@@ -72,22 +73,25 @@ def rope_table(head_size: int, base: float, num_positions: int) -> Tensor:
 def softmax_attention(
     q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, packed: Packed, rule: str, scale: float, drop: Drop | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attention as its formula: softmax(scale * q k^T + rule) v in each document, and the log-sum-exp fp32 [N, H]."""
+    """Attention as its formula: softmax(scale * q k^T + rule) v in each document, and the log-sum-exp fp32 [N, H].
+
+    Keys and values are the rows of the document that `packed.visible` names, its first ones.
+    """
     outputs, log_sums = [], []
     group = q_NHK.shape[1] // k_NGK.shape[1]
     first = 0
-    for length in packed.lengths:
-        rows = slice(first, first + length)
-        q_HTK = q_NHK[rows].transpose(0, 1)
-        k_HTK, v_HTK = (x[rows].repeat_interleave(group, dim=1).transpose(0, 1) for x in (k_NGK, v_NGK))
-        scores_HTT = (q_HTK @ k_HTK.transpose(1, 2)).to(_statistics(q_NHK)) * scale
-        scores_HTT = scores_HTT.masked_fill(~_visible(rule, length, length, q_NHK.device), -math.inf)
-        weights_HTT = scores_HTT.softmax(-1)
+    for length, visible in zip(packed.lengths, packed.visible or packed.lengths, strict=True):
+        q_HTK = q_NHK[first : first + length].transpose(0, 1)
+        keys = slice(first, first + visible)
+        k_HSK, v_HSK = (x[keys].repeat_interleave(group, dim=1).transpose(0, 1) for x in (k_NGK, v_NGK))
+        scores_HTS = (q_HTK @ k_HSK.transpose(1, 2)).to(_statistics(q_NHK)) * scale
+        scores_HTS = scores_HTS.masked_fill(~_visible(rule, length, length, q_NHK.device)[:, :visible], -math.inf)
+        weights_HTS = scores_HTS.softmax(-1)
         if drop is not None:
-            keep_HTT = keep_attention(drop, first, length, q_NHK.shape[1])
-            weights_HTT = weights_HTT * keep_HTT / (1 - drop.p)
-        outputs.append((weights_HTT.to(v_HTK.dtype) @ v_HTK).transpose(0, 1))
-        log_sums.append(scores_HTT.logsumexp(-1).transpose(0, 1))
+            keep_HTS = keep_attention(drop, first, length, q_NHK.shape[1], visible)
+            weights_HTS = weights_HTS * keep_HTS / (1 - drop.p)
+        outputs.append((weights_HTS.to(v_HSK.dtype) @ v_HSK).transpose(0, 1))
+        log_sums.append(scores_HTS.logsumexp(-1).transpose(0, 1))
         first += length
     return torch.cat(outputs), torch.cat(log_sums)
 
@@ -158,6 +162,7 @@ def attention(
     q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, packed: Packed, rule: str, scale: float, drop: Drop | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Attention inside each document; rule "full" or "causal". Returns the output [N, H, K] and the log-sum-exp [N, H].
+    Rows beyond `packed.visible` look and are not looked at.
 
     The log-sum-exp serves backward passes written by hand; the library keeps its own, so it is None here unless
     dropout forces the formula. `softmax_attention` is the specification of both.
@@ -165,9 +170,11 @@ def attention(
     if drop is not None:
         return softmax_attention(q_NHK, k_NGK, v_NGK, packed, rule, scale, drop)
     outputs = []
-    for first, count, length in packed.equal_runs():
+    for first, count, length, visible in packed.equal_runs():
         rows = slice(first, first + count * length)
         q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (q_NHK, k_NGK, v_NGK))
+        if visible < length:
+            k, v = k[:, :, :visible], v[:, :, :visible]
         out = F.scaled_dot_product_attention(
             q, k, v, is_causal=_is_causal(rule), scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
@@ -180,6 +187,11 @@ def glu(gate_up_NF: Tensor, kind: str) -> Tensor:
     assert kind == "silu", kind
     gate_NF, up_NF = gate_up_NF.chunk(2, dim=-1)
     return F.silu(gate_NF) * up_NF
+
+
+def gelu(x_NF: Tensor, bias_F: Tensor) -> Tensor:
+    """z * Phi(z) of z = x + bias, Phi the normal distribution itself and not its tanh shape (arXiv:1606.08415)."""
+    return F.gelu(x_NF + bias_F.to(x_NF.dtype))
 
 
 def dropout(x_NF: Tensor, drop: Drop) -> Tensor:
@@ -196,6 +208,59 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor, scale: Tensor) -> tuple[
     wide = logits_NV.to(_statistics(logits_NV))
     total = F.cross_entropy(wide, targets_N, ignore_index=IGNORED, reduction="sum")
     return total * scale, (targets_N != IGNORED).sum()
+
+
+def patch_embed(
+    pixels_PA: Tensor,
+    rows_N: Tensor,
+    weight_DA: Tensor,
+    bias_D: Tensor,
+    cls_D: Tensor,
+    table_LD: Tensor,
+    places_N: Tensor,
+) -> Tensor:
+    """Row n: the projection of patch rows_N[n], or the CLS vector where that is -1, plus row places_N[n] of the table.
+
+    pixels: in [0, 1], or uint8 that means value / 255. The result has the dtype of the weight, in which the product
+    runs: a uint8 value is exact in every dtype, so it is scaled after the product and never rounded before it.
+    """
+    wide = _statistics(weight_DA)
+    product_ND = F.linear(pixels_PA[rows_N.clamp_min(0)].to(weight_DA.dtype), weight_DA).to(wide)
+    if pixels_PA.dtype == torch.uint8:
+        product_ND = product_ND / 255
+    embedded_ND = torch.where(rows_N[:, None] < 0, cls_D.to(wide), product_ND + bias_D.to(wide))
+    return (embedded_ND + table_LD.to(wide)[places_N]).to(weight_DA.dtype)
+
+
+def unshuffle(kept_ND: Tensor, mask_token_D: Tensor, restore_R: Tensor, table_LD: Tensor, places_R: Tensor) -> Tensor:
+    """Row r: row restore_R[r] of what was kept, or the mask token where that is -1, plus row places_R[r] of the
+    table."""
+    hidden_R1 = restore_R[:, None] < 0
+    rows_RD = torch.where(hidden_R1, mask_token_D.to(kept_ND.dtype), kept_ND[restore_R.clamp_min(0)])
+    return rows_RD + table_LD.to(kept_ND.dtype)[places_R]
+
+
+def pixel_mse(
+    prediction_MO: Tensor, pixels_PA: Tensor, scored_M: Tensor, normalise: bool, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sum over the predictions of scale * mean squared distance to patch scored_M[m], and their number.
+
+    pixels: in [0, 1], or uint8 that means value / 255; grey where a patch has fewer values than a prediction: each
+    value then stands for its O / A channels. normalise: the target is (t - mean) / sqrt(var + 1e-6) of its patch, the
+    variance unbiased over all O values. scale: a scalar on the device, 1 / (scored patches of the whole step).
+    Source: specs/pixel.md, section 2.6.
+    """
+    wide = _statistics(prediction_MO)
+    target_MA = pixels_PA[scored_M].to(wide)
+    if pixels_PA.dtype == torch.uint8:
+        target_MA = target_MA / 255
+    target_MO = target_MA.repeat_interleave(prediction_MO.shape[1] // pixels_PA.shape[1], dim=1)
+    if normalise:
+        centred_MO = target_MO - target_MO.mean(1, keepdim=True)  # by hand: var_mean warns where no patch is scored
+        variance_M1 = centred_MO.square().sum(1, keepdim=True) / (centred_MO.shape[1] - 1)
+        target_MO = centred_MO / torch.sqrt(variance_M1 + _LEAST_VARIANCE)
+    total = (prediction_MO.to(wide) - target_MO).square().mean(1).sum()
+    return total * scale, torch.full((), len(scored_M), device=scored_M.device)
 
 
 def decode_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, cache: LayerCache, scale: float) -> Tensor:
@@ -269,8 +334,12 @@ class Ops:
     split_rope: Callable[..., tuple[Tensor, Tensor, Tensor]]
     attention: Callable[..., tuple[Tensor, Tensor | None]]
     glu: Callable[..., Tensor]
+    gelu: Callable[..., Tensor]
     dropout: Callable[..., Tensor]
     cross_entropy: Callable[..., tuple[Tensor, Tensor]]
+    patch_embed: Callable[..., Tensor]
+    unshuffle: Callable[..., Tensor]
+    pixel_mse: Callable[..., tuple[Tensor, Tensor]]
     decode_attention: Callable[..., Tensor]
     adamw: Callable[..., None]
 
@@ -280,8 +349,12 @@ REFERENCE = Ops(
     split_rope=split_rope,
     attention=attention,
     glu=glu,
+    gelu=gelu,
     dropout=dropout,
     cross_entropy=cross_entropy,
+    patch_embed=patch_embed,
+    unshuffle=unshuffle,
+    pixel_mse=pixel_mse,
     decode_attention=decode_attention,
     adamw=adamw,
 )

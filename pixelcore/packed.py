@@ -6,10 +6,13 @@ one document at a time; everything else in a transformer works on rows and needs
 
 `documents` gives every row the number of its document in the step's global batch. Dropout is counted from it, so a
 document meets the same mask whichever micro-batch, rank or padding it arrives in.
+
+A caller who must answer for padding too (a dense call whose result has a row for every position) lays it behind the
+real rows of its document and says in `visible` how many are real: padding then looks and is never looked at.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -23,6 +26,7 @@ class Packed:
     offsets: int32 [M + 1], first row of each document and N at the end. positions: int32 [N], place of each row in its
     document. documents: int64 [N], a number that names the row's document within the step. max_length: rows of the
     longest document. lengths: rows of each document, on the host, so that no loop has to wait for the device.
+    visible: how many rows of each document, the first ones, others may look at; None means all of them.
     """
 
     offsets: Tensor
@@ -30,10 +34,14 @@ class Packed:
     documents: Tensor
     max_length: int
     lengths: tuple[int, ...]
+    visible: tuple[int, ...] | None = None
 
     @staticmethod
     def from_lengths(
-        lengths: Sequence[int], documents: Sequence[int] | None = None, device: torch.device | str = "cpu"
+        lengths: Sequence[int],
+        documents: Sequence[int] | None = None,
+        device: torch.device | str = "cpu",
+        visible: Sequence[int] | None = None,
     ) -> "Packed":
         """Lay documents of these lengths (each at least 1) end to end.
 
@@ -42,6 +50,8 @@ class Packed:
         """
         if not lengths or min(lengths) < 1:
             raise ValueError(f"lengths = {list(lengths)} must be positive and at least one")
+        if visible is not None and any(not 1 <= seen <= rows for seen, rows in zip(visible, lengths, strict=True)):
+            raise ValueError(f"visible = {list(visible)} must be from 1 to the lengths {list(lengths)}")
         starts = [0, *accumulate(lengths)]
         length_M = torch.tensor(lengths, dtype=torch.int64)
         offset_M = torch.tensor(starts, dtype=torch.int64)
@@ -53,6 +63,7 @@ class Packed:
             documents=torch.repeat_interleave(name_M, length_M).to(device),
             max_length=max(lengths),
             lengths=tuple(lengths),
+            visible=None if visible is None or tuple(visible) == tuple(lengths) else tuple(visible),
         )
 
     def to(self, device: torch.device | str) -> "Packed":
@@ -63,18 +74,23 @@ class Packed:
             self.documents.to(device, non_blocking=True),
             self.max_length,
             self.lengths,
+            self.visible,
         )
 
-    def equal_runs(self) -> list[tuple[int, int, int]]:
-        """Neighbouring documents of one length, as (first row, number of documents, length): each run is one dense
-        batch and costs one call."""
-        runs: list[tuple[int, int, int]] = []
+    def select(self, rows_M: Tensor) -> "Packed":
+        """The names of some rows, for dropout: document and position. The structure stays that of all rows."""
+        return replace(self, positions=self.positions[rows_M], documents=self.documents[rows_M])
+
+    def equal_runs(self) -> list[tuple[int, int, int, int]]:
+        """Neighbouring documents of one length, all or equally many rows of them visible, as (first row, number of
+        documents, length, visible rows): each run is one dense batch and costs one call."""
+        runs: list[tuple[int, int, int, int]] = []
         row = 0
-        for length in self.lengths:
-            if runs and runs[-1][2] == length:
-                first, count, _ = runs[-1]
-                runs[-1] = (first, count + 1, length)
+        for length, visible in zip(self.lengths, self.visible or self.lengths, strict=True):
+            if runs and runs[-1][2:] == (length, visible):
+                first, count, _, _ = runs[-1]
+                runs[-1] = (first, count + 1, length, visible)
             else:
-                runs.append((row, 1, length))
+                runs.append((row, 1, length, visible))
             row += length
         return runs

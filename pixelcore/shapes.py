@@ -8,8 +8,16 @@ A tensor's name ends in its shape: `q_NHK` is [rows, heads, head size]. The lett
     K  head size                          F  hidden width of a feed-forward layer
     V  vocabulary                         E  experts
     R  rank of an adapter                 J  experts chosen for one token
-    S  tokens of one training block       M  documents of a packed micro-batch
+    S  tokens of a training block; keys    M  documents of a packed micro-batch
     C  tokens held by a key/value cache   O  output features of a linear map
+
+Models that read strips of pixels add
+
+    P  patches of a micro-batch           A  values of one patch: rows, columns, channels
+    L  patches of a strip, places of it   C  channels
+    N  rows that the encoder reads        R  rows that the decoder paints: hidden patches too
+    M  patches that the loss scores       Y  height of a strip in pixels, X its width
+    W  words of a strip                   U  words or patches, and CLS
 """
 
 from torch import Tensor

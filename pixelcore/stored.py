@@ -6,10 +6,12 @@ loading, inspecting and exporting do not care where a model came from.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from pixelcore.config import DecoderConfig
+from pixelcore.config import DecoderConfig, ModelConfig
+from pixelcore.errors import UserError
 from pixelcore.tokenizer import Tokenizer
 
 
@@ -24,16 +26,28 @@ class OptimizerState:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A model at rest. weights: by our names, on the host, in the dtype of the file. origin: "checkpoint" (ours),
-    "export" (ours, weights only) or "bundle" (the original decoder's). details: what the format says besides, by its
-    own names, kept for `inspect` and for writing the same format again."""
+    """A model at rest. weights: its state dict by our names, on the host, in the dtype of the file.
+
+    origin: "checkpoint" (ours), "export" (ours, weights only), "bundle" (the original decoder's), "pixel" (a published
+    PIXEL folder). renderer: how the strips of a model that reads them were drawn, {"config", "identity"}, opaque here;
+    None where there are none or the format cannot say. details: what the format says besides, by its own names, kept
+    for `inspect` and for writing the same format again.
+    """
 
     path: Path
     origin: str
     name: str
     step: int
-    config: DecoderConfig
+    config: ModelConfig
     weights: dict[str, Tensor]
     tokenizer: Tokenizer | None = None
+    renderer: dict[str, Any] | None = None
     optimizer: OptimizerState | None = None
     details: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def decoder_config(self) -> DecoderConfig:
+        """The configuration of a decoder. Raises UserError for a model of another kind."""
+        if not isinstance(self.config, DecoderConfig):
+            raise UserError(f"{self.path}: a {self.config.kind} model, and a decoder is needed here: give one")
+        return self.config

@@ -45,7 +45,7 @@ def read_bundle(
     Raises UserError for anything that is missing, damaged, contradictory or of the wrong shape.
     """
     file = path if path.is_file() else _archive_in(path)
-    payload = _load_archive(file)
+    payload = load_archive(file)
     fields = _model_fields(_table(_table(payload, "metadata", file), "model", file), f"{file}: metadata.model")
     folder = file.parent
     _compare_with_json(fields, folder / MODEL_FILE, file)
@@ -115,7 +115,8 @@ def _is_plain_name(name: object) -> bool:
     )
 
 
-def _load_archive(file: Path) -> dict[str, Any]:
+def load_archive(file: Path) -> dict[str, Any]:
+    """The dict in a torch.save archive, after its checksums; no class in it is ever called. Raises UserError."""
     remedy = "copy it again from its source"
     try:
         # the loader below does not compare checksums, and a flipped bit in a weight is silent
@@ -140,7 +141,7 @@ def _load_archive(file: Path) -> dict[str, Any]:
     except RuntimeError as cause:
         raise UserError(f"{file}: damaged, or no torch.save archive: {remedy}") from cause
     if not isinstance(payload, dict):
-        raise UserError(f"{file}: holds {type(payload).__name__}; a bundle's archive holds a dict: give latest.pt")
+        raise UserError(f"{file}: holds {type(payload).__name__}; a checkpoint is a dict: give the model's own file")
     return payload
 
 
@@ -198,7 +199,9 @@ def _config(fields: Mapping[str, Any], num_rows: int, where: str) -> DecoderConf
         data["moe"] = {name: moe[name] for name in ("num_experts", "top_k", "expert_interval")}
         data["moe"]["balance_coefficient"] = BALANCE_COEFFICIENT
     data["lora"] = {name: lora[name] for name in LORA if name != "enabled"} if lora["enabled"] else None
-    return config_from_dict("decoder", data, where)
+    config = config_from_dict("decoder", data, where)
+    assert isinstance(config, DecoderConfig)
+    return config
 
 
 def _state_dict(payload: Mapping[str, Any], file: Path) -> dict[str, Tensor]:

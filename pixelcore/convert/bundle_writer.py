@@ -52,7 +52,7 @@ def write_bundle(
     hardware = known.get("hardware") or _unknown_hardware(stored)
     assert isinstance(hardware, dict)
     optimizer = _optimizer_table(stored, known) if with_optimizer else None
-    weights = unpack(stored.weights, stored.config, where=str(stored.path))
+    weights = unpack(stored.weights, stored.decoder_config, where=str(stored.path))
     payload = {
         "step": stored.step,
         "model": OrderedDict(_contiguous(weights)),
@@ -81,7 +81,7 @@ def write_bundle(
 
 def bundle_fields(stored: Stored) -> dict[str, Any]:
     """The table of pixel_model_config.json for a model, in its published order."""
-    config = stored.config
+    config = stored.decoder_config
     if config.rope_base != int(config.rope_base):
         raise UserError(
             f"{stored.path}: rope_base = {config.rope_base} must be a whole number in a bundle: use --to hf"
@@ -120,14 +120,14 @@ def _optimizer_table(stored: Stored, known: Mapping[str, object]) -> dict[str, A
     state = stored.optimizer
     if state is None:
         raise UserError(f"{stored.path}: no optimizer state was stored with this model: leave out --with-optimizer")
-    if stored.config.lora is not None and len(state.firsts) < len(stored.weights):
+    if stored.decoder_config.lora is not None and len(state.firsts) < len(stored.weights):
         raise UserError(
             f"{stored.path}: only the adapters were trained, and a bundle's optimizer covers every parameter: leave "
             "out --with-optimizer"
         )
-    firsts = unpack(state.firsts, stored.config, tied_head=False, where=f"{stored.path}: first moments")
-    seconds = unpack(state.seconds, stored.config, tied_head=False, where=f"{stored.path}: second moments")
-    order = optimizer_order(stored.config)
+    firsts = unpack(state.firsts, stored.decoder_config, tied_head=False, where=f"{stored.path}: first moments")
+    seconds = unpack(state.seconds, stored.decoder_config, tied_head=False, where=f"{stored.path}: second moments")
+    order = optimizer_order(stored.decoder_config)
     names = [*order[0], *order[1]]
     firsts, seconds = _contiguous(firsts), _contiguous(seconds)
     step = torch.tensor(float(state.step))
@@ -189,7 +189,7 @@ def _model_card(
     hardware: Mapping[str, Any],
     has_optimizer: bool,
 ) -> str:
-    config, name = stored.config, stored.name
+    config, name = stored.decoder_config, stored.name
     files = {
         "latest.pt": "weights and AdamW moments" if has_optimizer else "the weights, without optimizer state",
         "manifest.json": "which archive is the newest, and its step",

@@ -1,6 +1,7 @@
 """Our export of a model alone: three files without optimizer, run or pickle, for sharing and for inference.
 
-config.json        {"format": "pixelcore", "version", "kind", "name", "step", "model": the configuration}
+config.json        {"format": "pixelcore", "version", "kind", "name", "step", "model": the configuration,
+                    "renderer": how its strips are drawn, or null}
 model.safetensors  the parameters by our names
 tokenizer.model    the tokenizer's bytes, where the model has one
 """
@@ -12,9 +13,12 @@ from typing import Any
 import safetensors
 from safetensors.torch import load_file, save_file
 
+from pixelcore.config import DecoderConfig, ModelConfig
 from pixelcore.config_io import config_from_dict, config_to_dict
+from pixelcore.convert import names, pixel_names
 from pixelcore.convert.folder import new_folder
-from pixelcore.convert.names import check_tensors, packed_shapes
+from pixelcore.convert.names import check_tensors
+from pixelcore.convert.pixel import with_pooling
 from pixelcore.errors import UserError
 from pixelcore.stored import Stored
 from pixelcore.tokenizer import Tokenizer
@@ -24,7 +28,11 @@ _KEYS = ("kind", "name", "step", "model")
 
 
 def write_export(folder: Path, stored: Stored) -> None:
-    """Write a new folder, atomically; adapters stay adapters unless the caller merged them (`merge.merge_lora`)."""
+    """Write a new folder, atomically; adapters stay adapters unless the caller merged them (`merge.merge_lora`).
+
+    Raises UserError for a classifier of which only the user knows how it pools, and for tensors that do not fit.
+    """
+    stored = with_pooling(stored, None)
     check_tensors(stored.weights, packed_shapes(stored.config), str(stored.path))
     content = {
         "format": FORMAT,
@@ -33,6 +41,7 @@ def write_export(folder: Path, stored: Stored) -> None:
         "name": stored.name,
         "step": stored.step,
         "model": config_to_dict(stored.config),
+        "renderer": stored.renderer,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()}
     with new_folder(folder) as new:
@@ -57,6 +66,8 @@ def read_export(folder: Path) -> Stored:
     tokenizer = None
     if (folder / "tokenizer.model").is_file():
         tokenizer = Tokenizer.load(folder / "tokenizer.model")
+        if not isinstance(config, DecoderConfig):
+            raise UserError(f"{folder / 'tokenizer.model'}: a {config.kind} model reads no tokens: remove the file")
         if tokenizer.vocab_size != config.vocab_size:
             raise UserError(
                 f"{folder / 'tokenizer.model'}: {tokenizer.vocab_size} pieces, but the model has vocab_size = "
@@ -70,7 +81,13 @@ def read_export(folder: Path) -> Stored:
         config=config,
         weights=weights,
         tokenizer=tokenizer,
+        renderer=content.get("renderer"),
     )
+
+
+def packed_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the state dict of a model of any kind."""
+    return names.packed_shapes(config) if isinstance(config, DecoderConfig) else pixel_names.packed_shapes(config)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -38,17 +38,17 @@ def write_llama(folder: Path, stored: Stored) -> None:
     """Write a new folder that `LlamaForCausalLM.from_pretrained` loads, atomically; adapters are merged first."""
     stored = merge_lora(stored)
     tokenizer = stored.tokenizer
-    state = to_llama_state(stored.config, stored.weights)
+    state = to_llama_state(stored.decoder_config, stored.weights)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     dtype = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
     special = {} if tokenizer is None else _special_ids(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
     with new_folder(folder) as new:
-        _write_json(new / "config.json", llama_config(stored.config) | {"dtype": dtype} | special)
+        _write_json(new / "config.json", llama_config(stored.decoder_config) | {"dtype": dtype} | special)
         save_file(state, new / "model.safetensors", metadata={"format": "pt"})
         _write_json(new / "generation_config.json", special)
         if tokenizer is not None:
             (new / "tokenizer.model").write_bytes(tokenizer.model_bytes)
-            _write_json(new / "tokenizer_config.json", _tokenizer_config(stored.config))
+            _write_json(new / "tokenizer_config.json", _tokenizer_config(stored.decoder_config))
 
 
 def llama_config(config: DecoderConfig) -> dict[str, Any]:

@@ -14,14 +14,14 @@ def merge_lora(stored: Stored) -> Stored:
     The sum is taken in fp32, or fp64, and rounded to the weight's dtype. An optimizer's state does not survive, since
     its parameters are gone.
     """
-    lora = stored.config.lora
+    lora = stored.decoder_config.lora
     if lora is None:
         return stored
-    check_tensors(stored.weights, packed_shapes(stored.config), str(stored.path))
+    check_tensors(stored.weights, packed_shapes(stored.decoder_config), str(stored.path))
     merged = {name: tensor for name, tensor in stored.weights.items() if ".adapters." not in name}
     next_row: dict[tuple[str, int | None], int] = {}
     owned: set[str] = set()
-    for place in places(stored.config):
+    for place in places(stored.decoder_config):
         if ".adapters." in place.ours:
             continue
         first = next_row.get((place.ours, place.expert), 0)
@@ -37,7 +37,7 @@ def merge_lora(stored: Stored) -> Stored:
         rows = _of_expert(merged[place.ours], place.expert)[first : first + place.shape[0]]
         wide = rows.double() if rows.dtype.itemsize == 8 else rows.float()
         rows.copy_(wide + up.to(wide.dtype) @ down.to(wide.dtype) * (lora.alpha / lora.rank))
-    return replace(stored, config=replace(stored.config, lora=None), weights=merged, optimizer=None)
+    return replace(stored, config=replace(stored.decoder_config, lora=None), weights=merged, optimizer=None)
 
 
 def _of_expert(tensor: Tensor, expert: int | None) -> Tensor:

@@ -1,5 +1,8 @@
 """The models, by the `kind` of their configuration."""
 
 from pixelcore.models.decoder import Decoder
+from pixelcore.models.heads import ViTTask
+from pixelcore.models.vit_mae import ViTMAE
 
-MODELS = {"decoder": Decoder}
+Model = Decoder | ViTMAE | ViTTask
+MODELS = {"decoder": Decoder, "vit_mae": ViTMAE, "vit_task": ViTTask}

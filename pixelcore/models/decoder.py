@@ -11,6 +11,7 @@ numbers are those of the original bundle, specs/decoder.md section 2; what it le
 experts at dense cost, adapters on an unfrozen base, attention dropout alone) is mended here.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -155,6 +156,10 @@ class Decoder(nn.Module):
     def head_weight(self) -> Tensor:
         """The matrix [V, D] that scores the vocabulary."""
         return self.embed.weight if self.head is None else self.head.weight
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """What sharding wraps one by one."""
+        return self.layers
 
     def new_cache(self, num_sequences: int, capacity: int | None = None) -> KVCache:
         """An empty cache on the model's device; capacity in tokens, at most and by default the context length."""

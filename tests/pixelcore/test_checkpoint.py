@@ -125,7 +125,7 @@ def test_loaded_model_is_in_eval_mode_with_trainable_parameters(folder: Path, st
 
 
 def test_loaded_model_owns_its_memory(stored: Stored):
-    model = Decoder(stored.config)
+    model = Decoder(stored.decoder_config)
     load_weights(model, stored.weights, "here")
     before = stored.weights["norm.weight"].clone()
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_wrong_tensor_is_named(change: Callable[[dict], Any], expected: str, sto
     weights = dict(stored.weights)
     change(weights)
     with pytest.raises(UserError) as caught:
-        load_weights(Decoder(stored.config), weights, "here")
+        load_weights(Decoder(stored.decoder_config), weights, "here")
     assert expected in str(caught.value)
 
 
@@ -300,7 +300,7 @@ def test_model_file_that_is_no_safetensors_is_named(folder: Path):
 @pytest.fixture
 def adapted(stored: Stored, folder: Path, tmp_path: Path) -> Path:
     """A checkpoint that holds adapters of `folder` alone."""
-    config = replace(stored.config, lora=LoRAConfig(rank=2, target_modules=("q_proj",)))
+    config = replace(stored.decoder_config, lora=LoRAConfig(rank=2, target_modules=("q_proj",)))
     shapes = packed_shapes(config)
     adapters = {name: torch.full(shape, 0.5) for name, shape in shapes.items() if ".adapters." in name}
     base = {"path": str(folder), "sha256": hash_weights(stored.weights)}
@@ -313,7 +313,8 @@ def test_adapters_are_joined_with_their_base(adapted: Path, stored: Stored):
     base = {name: tensor for name, tensor in found.weights.items() if ".adapters." not in name}
     assert same(base, stored.weights)
     assert len(found.weights) - len(base) == 4
-    assert load_model(adapted).config.lora is not None
+    model = load_model(adapted)
+    assert isinstance(model, Decoder) and model.config.lora is not None
 
 
 def test_base_that_has_moved_is_named(adapted: Path, folder: Path):
@@ -362,18 +363,26 @@ def test_first_kind_in_the_list_wins(folder: Path, stored: Stored, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "config", [{"patch_len": 2, "num_channel": 1}, {"model_type": "pixel"}, {"model_type": "vit_mae"}]
+    ("config", "expected"),
+    [
+        ({"patch_len": 2, "num_channel": 1}, "a PIXAR model"),
+        ({"model_type": "pixel"}, "no weights: neither model.safetensors nor pytorch_model.bin"),
+        ({"model_type": "vit_mae"}, "no weights: neither model.safetensors nor pytorch_model.bin"),
+    ],
 )
-def test_model_of_another_family_is_named(config: dict[str, object], tmp_path: Path):
+def test_model_of_another_family_is_named(config: dict[str, object], expected: str, tmp_path: Path):
     write_json(tmp_path / "config.json", config)
-    with pytest.raises(UserError, match="a PIXAR, PIXEL or ViT-MAE model"):
+    with pytest.raises(UserError, match=expected):
         read_stored(tmp_path)
 
 
 def test_unknown_folder_lists_what_it_holds(tmp_path: Path):
     write_json(tmp_path / "config.json", {"model_type": "bert"})
     write_file(tmp_path / "pytorch_model.bin", b"")
-    with pytest.raises(UserError, match="no model recognised; found config.json, pytorch_model.bin; expected"):
+    expected = (
+        "no model recognised; found config.json, pytorch_model.bin, and config.json says model_type 'bert'; expected"
+    )
+    with pytest.raises(UserError, match=expected):
         read_stored(tmp_path)
 
 

@@ -101,9 +101,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def logits(stored: Stored) -> torch.Tensor:
-    model = Decoder(stored.config)
+    model = Decoder(stored.decoder_config)
     model.load_state_dict(stored.weights)
-    ids = torch.arange(24).reshape(2, 12) * 7 % stored.config.vocab_size
+    ids = torch.arange(24).reshape(2, 12) * 7 % stored.decoder_config.vocab_size
     with torch.no_grad():
         return model(ids).logits
 
@@ -285,7 +285,7 @@ def test_merged_adapters_leave_the_table_too(tokenizer, tmp_path):
     merged = merge_lora(read_bundle(tmp_path / "a"))
     write_bundle(tmp_path / "b", merged)
     assert bundle_fields(merged)["lora"]["enabled"] is False
-    assert read_bundle(tmp_path / "b").config.lora is None
+    assert read_bundle(tmp_path / "b").decoder_config.lora is None
 
 
 def test_a_failed_write_leaves_nothing_behind(stored, tmp_path):
@@ -346,8 +346,8 @@ def test_missing_fields_have_defaults_and_unknown_ones_are_dropped(bundle):
 
     change_archive(bundle, change)
     read = read_bundle(bundle)
-    assert read.config.rope_base == 500000
-    assert read.config.moe is None
+    assert read.decoder_config.rope_base == 500000
+    assert read.decoder_config.moe is None
     assert read.step == 0
     assert "colour" not in str(read.details["model_config"])
 
@@ -355,18 +355,18 @@ def test_missing_fields_have_defaults_and_unknown_ones_are_dropped(bundle):
 def test_the_switches_decide_about_experts_and_adapters(bundle):
     (bundle / "pixel_model_config.json").unlink()
     change_archive(bundle, lambda payload: payload["metadata"]["model"]["moe"].update(enabled=True))
-    assert read_bundle(bundle).config.moe is None
+    assert read_bundle(bundle).decoder_config.moe is None
 
 
 def test_the_rows_of_the_embedding_decide_the_vocabulary(bundle, stored):
     (bundle / "pixel_model_config.json").unlink()
     change_archive(bundle, lambda payload: payload["metadata"]["model"].update(vocab_size=16000))
-    assert read_bundle(bundle).config.vocab_size == stored.config.vocab_size
+    assert read_bundle(bundle).decoder_config.vocab_size == stored.decoder_config.vocab_size
 
 
 def test_a_whole_number_is_made_of_rope_base(bundle):
     change_table(bundle / "pixel_model_config.json", rope_base=500000.0)
-    assert read_bundle(bundle).config.rope_base == 500000
+    assert read_bundle(bundle).decoder_config.rope_base == 500000
 
 
 def test_a_tokenizer_may_be_given(bundle, stored, tmp_path):

@@ -27,7 +27,7 @@ class Golden:
         self.arrays = numpy.load(folder / "reference.npz")
         self.json: dict[str, Any] = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
         self.stored: Stored = read_bundle(folder, with_optimizer=True)
-        self.model = Decoder(self.stored.config)
+        self.model = Decoder(self.stored.decoder_config)
         self.model.load_state_dict(self.stored.weights)
 
     def tensor(self, name: str) -> Tensor:

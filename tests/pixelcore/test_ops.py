@@ -20,12 +20,16 @@ from pixelcore.ops import (
     cross_entropy,
     decode_attention,
     dropout,
+    gelu,
     glu,
+    patch_embed,
+    pixel_mse,
     rms_norm,
     rope_table,
     rotate_interleaved,
     softmax_attention,
     split_rope,
+    unshuffle,
 )
 from pixelcore.packed import Packed
 
@@ -178,6 +182,44 @@ def test_gradients_of_attention():
     assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, packed, "causal", 0.7)[0], inputs)
 
 
+VISIBLE = Packed.from_lengths([1, 4, 4, 4, 3], visible=[1, 2, 2, 4, 1])
+
+
+@pytest.mark.parametrize("rule", ["full", "causal"])
+def test_attention_of_documents_with_invisible_rows_is_its_formula(rule):
+    upstream, results = draw(16, 4, 8, seed=9), []
+    for function in (attention, softmax_attention):
+        inputs = [draw(16, heads, 8, seed=seed, grad=True) for seed, heads in enumerate((4, 2, 2))]
+        q, k, v = inputs
+        out, _ = function(q, k, v, VISIBLE, rule, 0.3)
+        results.append([out, *torch.autograd.grad(out, inputs, upstream)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("drop", [None, Drop(torch.tensor([3, 0]), VISIBLE, 0, 0.3)], ids=["whole", "dropped"])
+def test_an_invisible_row_looks_and_is_not_looked_at(drop):
+    q, k, v = draw(16, 2, 4), draw(16, 2, 4, seed=1), draw(16, 2, 4, seed=2)
+    out, _ = attention(q, k, v, VISIBLE, "full", 0.5, drop)
+    invisible = [3, 4, 7, 8, 14, 15]
+    k[invisible], v[invisible] = math.nan, math.nan
+    changed, log_sum = softmax_attention(q, k, v, VISIBLE, "full", 0.5, drop)
+    torch.testing.assert_close(out, changed)
+    assert log_sum.isfinite().all()
+    q[invisible] += 1.0
+    assert not torch.allclose(attention(q, k, v, VISIBLE, "full", 0.5)[0][invisible[:-2]], changed[invisible[:-2]])
+
+
+def test_padding_does_not_change_the_dropped_weights_of_real_rows():
+    q, k, v = draw(5, 2, 4), draw(5, 2, 4, seed=1), draw(5, 2, 4, seed=2)
+    results = []
+    for packed in (Packed.from_lengths([3], [7]), Packed.from_lengths([5], [7], visible=[3])):
+        rows = slice(0, packed.lengths[0])
+        drop = Drop(torch.tensor([3, 0]), packed, 1, 0.4)
+        results.append(attention(q[rows], k[rows], v[rows], packed, "full", 0.5, drop)[0][:3])
+    torch.testing.assert_close(*results)
+
+
 def test_attention_dropout_keeps_the_mean():
     packed = Packed.from_lengths([6])
     q, k, v = draw(6, 2, 4), draw(6, 2, 4, seed=1), draw(6, 2, 4, seed=2)
@@ -202,6 +244,14 @@ def test_glu_is_its_formula():
     assert torch.autograd.gradcheck(lambda x: glu(x, "silu"), (x,))
 
 
+def test_gelu_is_its_formula():
+    x, bias = draw(5, 6, grad=True), draw(6, seed=1, grad=True)
+    z = x + bias
+    torch.testing.assert_close(gelu(x, bias), z * 0.5 * (1 + torch.erf(z / math.sqrt(2))))
+    assert torch.autograd.gradcheck(gelu, (x, bias))
+    assert gelu(x.bfloat16(), bias.float()).dtype == torch.bfloat16
+
+
 def test_dropout_scales_what_it_keeps():
     drop = Drop(torch.tensor([5, 0]), Packed.from_lengths([3, 4]), 2, 0.25)
     x = draw(7, 10, grad=True)
@@ -209,6 +259,105 @@ def test_dropout_scales_what_it_keeps():
     torch.testing.assert_close(out, x * keep / 0.75)
     out.sum().backward()
     torch.testing.assert_close(x.grad, keep / 0.75, check_dtype=False)
+
+
+# ------------------------------------------------------------------ pixels
+
+ROWS, PLACES = torch.tensor([-1, 0, 3, -1, 1]), torch.tensor([0, 1, 4, 0, 2])
+
+
+def embedding(dtype: torch.dtype = torch.float64, grad: bool = False) -> list[Tensor]:
+    """Weight, bias, CLS and table of positions, for patches of 6 values."""
+    return [draw(*shape, seed=seed, dtype=dtype, grad=grad) for seed, shape in enumerate([(4, 6), (4,), (4,), (5, 4)])]
+
+
+def test_patch_embed_is_its_formula():
+    pixels, (weight, bias, cls, table) = draw(4, 6, seed=7), embedding()
+    out = patch_embed(pixels, ROWS, weight, bias, cls, table, PLACES)
+    for row, (patch, place) in enumerate(zip(ROWS.tolist(), PLACES.tolist())):
+        expected = (cls if patch < 0 else weight @ pixels[patch] + bias) + table[place]
+        torch.testing.assert_close(out[row], expected)
+
+
+def test_gradients_of_patch_embed():
+    pixels = draw(4, 6, seed=7, grad=True)
+    weight, bias, cls, table = embedding(grad=True)
+    assert torch.autograd.gradcheck(
+        lambda p, w, b, c, t: patch_embed(p, ROWS, w, b, c, t, PLACES), (pixels, weight, bias, cls, table)
+    )
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_bytes_are_pixels_from_0_to_1(dtype, tolerance):
+    stored = torch.randint(256, (4, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    weight, bias, cls, table = embedding()
+    expected = patch_embed(stored.double() / 255, ROWS, weight, bias, cls, table, PLACES)
+    out = patch_embed(stored, ROWS, weight.to(dtype), bias, cls, table, PLACES)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
+    prediction, scored, scale = draw(3, 6).to(dtype), torch.tensor([2, 0, 3]), torch.tensor(0.25)
+    for normalise in (True, False):
+        expected, _ = pixel_mse(prediction.double(), stored.double() / 255, scored, normalise, scale)
+        total, _ = pixel_mse(prediction, stored, scored, normalise, scale)
+        assert total.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_a_grey_patch_is_its_channels_under_summed_weights():
+    grey = draw(4, 2, seed=7)
+    weight, bias, cls, table = embedding()
+    copied = grey.repeat_interleave(3, dim=1)  # the channel is the fastest of row, column, channel
+    one = patch_embed(copied, ROWS, weight, bias, cls, table, PLACES)
+    other = patch_embed(grey, ROWS, weight.unflatten(1, (2, 3)).sum(2), bias, cls, table, PLACES)
+    torch.testing.assert_close(one, other)
+
+
+def test_unshuffle_is_its_formula():
+    kept, token, table = draw(3, 4), draw(4, seed=1), draw(5, 4, seed=2)
+    restore, places = torch.tensor([0, -1, 1, 2, -1]), torch.tensor([0, 1, 2, 0, 1])
+    out = unshuffle(kept, token, restore, table, places)
+    assert torch.equal(out, torch.stack([kept[0], token, kept[1], kept[2], token]) + table[places])
+    inputs = [x.clone().requires_grad_() for x in (kept, token)]
+    assert torch.autograd.gradcheck(lambda k, t: unshuffle(k, t, restore, table, places), inputs)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_pixel_mse_is_its_formula(normalise):
+    prediction, pixels, scored = draw(3, 6, grad=True), draw(5, 6, seed=1).sigmoid(), torch.tensor([4, 0, 2])
+    total, count = pixel_mse(prediction, pixels, scored, normalise, torch.tensor(0.25))
+    expected = 0.0
+    for row, patch in enumerate(scored.tolist()):
+        target = pixels[patch]
+        if normalise:
+            mean = target.sum() / 6
+            target = (target - mean) / ((target - mean).square().sum() / 5 + 1e-6).sqrt()
+        expected = expected + 0.25 * (prediction[row] - target).square().sum() / 6
+    torch.testing.assert_close(total, expected)
+    assert count == 3 and count.dtype == torch.int64
+    assert torch.autograd.gradcheck(
+        lambda x: pixel_mse(x, pixels, scored, normalise, torch.tensor(0.25))[0], prediction
+    )
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_grey_target_stands_for_each_channel(normalise):
+    prediction, grey, scored = draw(3, 6), draw(5, 2, seed=1), torch.tensor([4, 0, 2])
+    one, _ = pixel_mse(prediction, grey, scored, normalise, torch.tensor(1.0))
+    other, _ = pixel_mse(prediction, grey.repeat_interleave(3, dim=1), scored, normalise, torch.tensor(1.0))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_where_no_patch_is_scored_the_loss_is_zero():
+    prediction, pixels = draw(0, 6, grad=True), draw(5, 6, seed=1)
+    total, count = pixel_mse(prediction, pixels, torch.zeros(0, dtype=torch.int64), True, torch.tensor(0.5))
+    total.backward()
+    assert (total.item(), count.item(), prediction.grad.shape) == (0, 0, (0, 6))
+
+
+def test_a_blank_patch_has_a_finite_target():
+    blank, prediction = torch.full((1, 6), 255, dtype=torch.uint8), draw(1, 6, dtype=torch.float32)
+    total, _ = pixel_mse(prediction, blank, torch.tensor([0]), True, torch.tensor(1.0))
+    torch.testing.assert_close(total, prediction.square().mean())
 
 
 # ------------------------------------------------------------------ loss

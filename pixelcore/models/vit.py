@@ -1,0 +1,231 @@
+"""A vision transformer over strips of rendered text: the encoder that PIXEL models are pretrained and fine-tuned with.
+
+The file reads in the order in which it runs. Each patch of 16 x 16 pixels becomes a row of width D by one linear map;
+a CLS row stands before each strip; every row gets the vector of its place (`pixelcore.positions`). Each block
+normalises the residual stream, lets every row look at all rows of its own strip, adds what it found, normalises again,
+and passes each row through a feed-forward layer with an exact GELU. A last normalisation ends the encoder.
+
+Rows are packed (`pixelcore.patches`): what is hidden or padding is not computed. That equals the original's additive
+mask of -10000, whose weights underflow to zero, because CLS is always seen. Grey strips are read by a projection whose
+weights are summed over the channels, once per forward pass: the original copies grey into three channels, and the sum
+is the same map at a third of the arithmetic. Source: specs/pixel.md, sections 2.2 and 2.3.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pixelcore.config import ViTConfig
+from pixelcore.dropout_bits import Drop
+from pixelcore.errors import UserError
+from pixelcore.layers import Linear, linear
+from pixelcore.ops import HeadLayout, Ops
+from pixelcore.packed import Packed
+from pixelcore.patches import Patches
+from pixelcore.positions import stretch
+
+# places where a layer drops; a site is layer * SITES_PER_LAYER + place, and the embedding stands before layer 0
+_EMBEDDING, _ATTENTION, _AFTER_ATTENTION, _AFTER_FEED_FORWARD = range(4)
+SITES_PER_LAYER = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to run a forward pass, as opposed to what the model is.
+
+    compute_dtype: dtype of the activations. recompute: keep only what enters each block and run it again in the
+    backward pass. dropout_seed: int64 [2], run seed and step; without it nothing is dropped.
+    """
+
+    ops: Ops
+    compute_dtype: torch.dtype = torch.float32
+    recompute: bool = False
+    dropout_seed: Tensor | None = None
+
+    def drop(self, packed: Packed, site: int, p: float) -> Drop | None:
+        """None where nothing is dropped: no seed (evaluation) or p = 0."""
+        if self.dropout_seed is None or p == 0:
+            return None
+        return Drop(self.dropout_seed, packed, site, p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkShape:
+    """A stack of blocks, of the encoder or of the decoder of a masked autoencoder. final_eps is of the last norm."""
+
+    num_layers: int
+    width: int
+    num_heads: int
+    hidden: int
+    qkv_bias: bool
+    eps: float
+    final_eps: float
+    dropout: float
+    attention_dropout: float
+
+
+class Trunk(nn.Module):
+    """Blocks and the normalisation behind them. first_layer numbers the layers of a model, so that no two of them
+    share the random bits of dropout."""
+
+    def __init__(self, shape: TrunkShape, first_layer: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.blocks = nn.ModuleList(Block(shape, first_layer + index) for index in range(shape.num_layers))
+        self.norm = Norm(shape.width)
+        self.last_site = (first_layer + shape.num_layers) * SITES_PER_LAYER + _AFTER_FEED_FORWARD
+
+    def run_blocks(self, x_ND: Tensor, packed: Packed, run: Run, rows_M: Tensor | None = None) -> Tensor:
+        """Rows through all blocks and the last norm. rows_M: int64 [M], the only rows of the result that are asked for;
+        the last block then looks at all rows and computes the rest of itself for these."""
+        residual_ND, delta_ND = x_ND, None
+        for index, block in enumerate(self.blocks):
+            wanted = rows_M if index == len(self.blocks) - 1 else None
+            if run.recompute and torch.is_grad_enabled():
+                residual_ND, delta_ND = checkpoint(
+                    block, residual_ND, delta_ND, packed, run, wanted, use_reentrant=False
+                )
+            else:
+                residual_ND, delta_ND = block(residual_ND, delta_ND, packed, run, wanted)
+        drop = run.drop(packed if rows_M is None else packed.select(rows_M), self.last_site, self.shape.dropout)
+        return run.ops.add_norm(residual_ND, delta_ND, self.norm.weight, self.norm.bias, self.shape.final_eps, drop)[1]
+
+    def stream_after(self, x_ND: Tensor, packed: Packed, run: Run, num_blocks: int) -> Tensor:
+        """The residual stream behind the first `num_blocks` blocks, before any norm; nothing may be dropped."""
+        assert run.dropout_seed is None and 0 <= num_blocks <= len(self.blocks)
+        residual_ND, delta_ND = x_ND, None
+        for block in self.blocks[:num_blocks]:
+            residual_ND, delta_ND = block(residual_ND, delta_ND, packed, run, None)
+        return residual_ND if delta_ND is None else residual_ND + delta_ND
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each on the normalised residual stream."""
+
+    def __init__(self, shape: TrunkShape, layer: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.site = layer * SITES_PER_LAYER
+        self.layout = HeadLayout(shape.num_heads, shape.num_heads, shape.width // shape.num_heads, rotation="none")
+        self.norm1 = Norm(shape.width)
+        self.qkv = Linear(shape.width, 3 * shape.width, shape.qkv_bias)
+        self.out = Linear(shape.width, shape.width)
+        self.norm2 = Norm(shape.width)
+        self.up = Linear(shape.width, shape.hidden)
+        self.down = Linear(shape.hidden, shape.width)
+
+    def forward(
+        self, residual_ND: Tensor, delta_ND: Tensor | None, packed: Packed, run: Run, rows_M: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream and the feed-forward branch not yet added to it, of all rows or of rows_M alone."""
+        shape, ops = self.shape, run.ops
+        drop = run.drop(packed, self.site + _AFTER_FEED_FORWARD, shape.dropout)
+        residual_ND, normed_ND = ops.add_norm(
+            residual_ND, delta_ND, self.norm1.weight, self.norm1.bias, shape.eps, drop
+        )
+        q_NHK, k_NHK, v_NHK = ops.split_rope(self.qkv(normed_ND), packed.positions, None, self.layout)
+        drop = run.drop(packed, self.site + _ATTENTION, shape.attention_dropout)
+        attended_NHK, _ = ops.attention(q_NHK, k_NHK, v_NHK, packed, "full", self.layout.head_size**-0.5, drop)
+        attended_ND = attended_NHK.flatten(1)
+        if rows_M is not None:
+            residual_ND, attended_ND, packed = residual_ND[rows_M], attended_ND[rows_M], packed.select(rows_M)
+        drop = run.drop(packed, self.site + _AFTER_ATTENTION, shape.dropout)
+        residual_ND, normed_ND = ops.add_norm(
+            residual_ND, self.out(attended_ND), self.norm2.weight, self.norm2.bias, shape.eps, drop
+        )
+        # the bias of `up` belongs to the GELU: adding it and bending the sum is one pass over memory
+        inner_NF = ops.gelu(linear(normed_ND, self.up.weight), self.up.bias)
+        return residual_ND, self.down(inner_NF)
+
+
+class Encoder(Trunk):
+    """Patches to rows of width D: the projection, the positions, the blocks and the last norm.
+
+    trainable_positions: fine-tuning trains the table of positions and drops embedded features; pretraining does
+    neither, and its table is a buffer.
+    """
+
+    positions: Tensor
+
+    def __init__(self, config: ViTConfig, trainable_positions: bool) -> None:
+        shape = TrunkShape(
+            num_layers=config.num_layers,
+            width=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            hidden=config.intermediate_size,
+            qkv_bias=config.qkv_bias,
+            eps=config.layer_norm_eps,
+            final_eps=config.layer_norm_eps,
+            dropout=config.hidden_dropout,
+            attention_dropout=config.attention_dropout,
+        )
+        super().__init__(shape, first_layer=0)
+        self.config = config
+        self.embedding_dropout = config.hidden_dropout if trainable_positions else 0.0
+        self.cls_token = nn.Parameter(torch.empty(1, config.hidden_size))
+        self.patch = PatchProjection(config)
+        table_LD = torch.empty(config.num_patches + 1, config.hidden_size)
+        if trainable_positions:
+            self.positions = nn.Parameter(table_LD)
+        else:
+            self.register_buffer("positions", table_LD)
+
+    def forward(self, patches: Patches, run: Run, layer: int | None = None) -> Tensor:
+        """[N, D] for the rows of `patches.kept`, of each strip CLS and then what is not hidden.
+
+        layer: the residual stream after so many blocks instead, 0 for embedded patches; no norm is applied to it.
+        Raises UserError if a strip is longer than the table of positions and must not be.
+        """
+        table_LD, places_N = stretch(
+            self.positions,
+            patches.kept_places,
+            patches.kept.lengths,
+            patches.num_patches,
+            self.config.interpolate_positions,
+        )
+        weight_DA = self.patch.flat_weight(patches.pixels.shape[1]).to(run.compute_dtype)
+        embedded_ND = run.ops.patch_embed(
+            patches.pixels, patches.kept_rows, weight_DA, self.patch.bias, self.cls_token[0], table_LD, places_N
+        )
+        drop = run.drop(patches.kept, _EMBEDDING, self.embedding_dropout)
+        if drop is not None:
+            embedded_ND = run.ops.dropout(embedded_ND, drop)
+        if layer is not None:
+            return self.stream_after(embedded_ND, patches.kept, run, layer)
+        return self.run_blocks(embedded_ND, patches.kept, run)
+
+
+class PatchProjection(nn.Module):
+    """The map from the pixels of a patch to a row, stored as the published convolution [D, C, patch, patch]."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        size = config.patch_size
+        self.weight = nn.Parameter(torch.empty(config.hidden_size, config.num_channels, size, size))
+        self.bias = nn.Parameter(torch.empty(config.hidden_size))
+
+    def flat_weight(self, num_values: int) -> Tensor:
+        """[D, A] for patches of A values in the order row, column, channel: all channels, or their sum for grey ones.
+
+        Raises UserError if A is neither.
+        """
+        _, channels, size, _ = self.weight.shape
+        if num_values == size * size * channels:
+            return self.weight.permute(0, 2, 3, 1).flatten(1)
+        if num_values == size * size:
+            return self.weight.sum(1).flatten(1)
+        raise UserError(
+            f"the patches have {num_values} values; the model reads {size} x {size} pixels of 1 "
+            f"{'' if channels == 1 else f'or {channels} '}channel{'s' if channels > 1 else ''}"
+        )
+
+
+class Norm(nn.Module):
+    """The learned scale and shift of a LayerNorm; `ops.add_norm` does the arithmetic."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
