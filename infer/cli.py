@@ -7,7 +7,6 @@ to standard error. A user's mistake is one line and exit status 2, an interrupti
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import json
 import logging
 import logging.handlers
@@ -15,20 +14,30 @@ import os
 import signal
 import sys
 import threading
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from infer import export as exporting
 from infer import inspect as inspecting
+from infer.arguments import (
+    Parser,
+    add_model,
+    add_running,
+    check_out,
+    nearest,
+    read_lines,
+    read_standard_input,
+    setting,
+    write,
+)
 from infer.benchmarks import bits_per_byte as measuring
+from infer.commands_pixels import run_continue, run_embed, run_reconstruct
 from infer.generate_tokens import DEFAULT_MAX_TOKENS, Generation, generate
-from infer.load import DTYPES, Loaded, load
+from infer.load import Loaded, load
 from infer.read import BUILTIN, as_report, read
 from infer.sampling import SamplingConfig
-from pixelcore.durable import write_file
 from pixelcore.errors import UserError
 from render.config import CHOICES, NAMED, RenderConfig
 from render.ocr import READERS
@@ -45,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
             if arguments and not arguments[0].startswith("-"):
                 name = arguments.pop(0)
                 if name not in COMMANDS:
-                    raise UserError(f"{name}: unknown command{_nearest(name, COMMANDS)}; choose {', '.join(COMMANDS)}")
+                    raise UserError(f"{name}: unknown command{nearest(name, COMMANDS)}; choose {', '.join(COMMANDS)}")
                 command = COMMANDS[name]
             status = command(arguments)
             sys.stdout.flush()
@@ -70,17 +79,18 @@ def main(argv: Sequence[str]) -> int:
 
 def run_generate(argv: Sequence[str]) -> int:
     """Continue prompts."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m infer [generate]",
-        description="Continue prompts with a trained model. Other commands: evaluate, inspect, export (see --help).",
+        description="Continue prompts with a trained model. Other commands (each has --help): reconstruct, "
+        "continue, embed, evaluate, inspect, export, read.",
         epilog="""examples:
   python -m infer --prompt "Once upon a time"                    the newest run under runs/
   python -m infer --model checkpoints/pixel_100m/latest.pt --prompt "Hello from PIXEL"
   echo "Once upon a time" | python -m infer --model runs/a --temperature 0 --max-tokens 40
   python -m infer --model runs/a --prompts prompts.txt --stop "." --json --out texts.json""",
     )
-    _add_model(parser)
-    _add_running(parser)
+    add_model(parser)
+    add_running(parser)
     default = SamplingConfig()
     add = parser.add_argument
     add("--prompt", metavar="T", help='the text to continue, as it is; "-" reads standard input (less one line end)')
@@ -112,7 +122,7 @@ def run_generate(argv: Sequence[str]) -> int:
         raise UserError(f"--max-tokens {options.max_tokens}: must be at least 1")
     if options.stream and (options.json or options.out is not None):
         raise UserError("--stream shows text on standard output as it comes: leave out --json and --out, or --stream")
-    _check_out(options.out)
+    check_out(options.out)
     prompts = _read_prompts(options.prompt, options.prompts)
     if options.stream and len(prompts) > 1:
         raise UserError(f"--stream: {len(prompts)} prompts would mix their texts: give one, or leave --stream out")
@@ -140,14 +150,14 @@ def run_generate(argv: Sequence[str]) -> int:
         _log.info("%s", _summary(generation))
     if options.json:
         report = _generation_report(loaded, sampling, options, generations)
-        _write(json.dumps(report, ensure_ascii=False, indent=2), options.out)
+        write(json.dumps(report, ensure_ascii=False, indent=2), options.out)
         return 0
     parts = []
     for number, generation in enumerate(generations, 1):
         heading = f"==> {number}: {generation.prompt}\n" if len(generations) > 1 else ""
         table = _log_probability_table(loaded, generation) if options.logprobs else ""
         parts.append(heading + ("" if stream else generation.text) + table)
-    _write("\n".join(parts), options.out)
+    write("\n".join(parts), options.out)
     return 0
 
 
@@ -155,42 +165,12 @@ def _read_prompts(prompt: str | None, file: str | None) -> list[str]:
     if prompt is not None and file is not None:
         raise UserError("--prompt and --prompts: give one of them")
     if file is not None:
-        return _read_prompt_file(Path(file))
+        return read_lines("--prompts", Path(file), "prompt")
     if prompt is not None and prompt != "-":
         return [prompt]
     if prompt is None and sys.stdin.isatty():
         raise UserError('no prompt: give --prompt "...", --prompts FILE, or pipe the text in')
-    try:
-        text = sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as cause:
-        raise UserError(f"standard input: byte {cause.start} is not UTF-8: convert the text to UTF-8") from cause
-    return [text.removesuffix("\n").removesuffix("\r")]
-
-
-def _read_prompt_file(file: Path) -> list[str]:
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as cause:
-        raise UserError(f"--prompts {file}: cannot be read ({cause.strerror}): give a text or .jsonl file") from cause
-    except UnicodeDecodeError as cause:
-        raise UserError(f"--prompts {file}: byte {cause.start} is not UTF-8: convert the file to UTF-8") from cause
-    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    if not text.strip():
-        raise UserError(f"--prompts {file}: no prompt in it; write one in each line")
-    if file.suffix != ".jsonl":
-        return lines
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as cause:
-            raise UserError(f"--prompts {file}, line {number}: not JSON ({cause}): mend the line") from cause
-        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-            raise UserError(f'--prompts {file}, line {number}: no text in a field "prompt": add it')
-        prompts.append(record["prompt"])
-    return prompts
+    return [read_standard_input()]
 
 
 def _generation_report(
@@ -240,7 +220,7 @@ def run_evaluate(argv: Sequence[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
         if name not in BENCHMARKS:
-            raise UserError(f"evaluate {name}: unknown{_nearest(name, BENCHMARKS)}; choose {', '.join(BENCHMARKS)}")
+            raise UserError(f"evaluate {name}: unknown{nearest(name, BENCHMARKS)}; choose {', '.join(BENCHMARKS)}")
         return BENCHMARKS[name](arguments)
     if not {"-h", "--help"} & set(arguments):
         raise UserError(f"evaluate: name what to measure first; choose {', '.join(BENCHMARKS)}")
@@ -249,15 +229,15 @@ def run_evaluate(argv: Sequence[str]) -> int:
 
 def run_bits_per_byte(argv: Sequence[str]) -> int:
     """Loss, perplexity and bits per byte."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m infer evaluate bits-per-byte",
         description="How well a model predicts text: loss, perplexity and bits per byte, beside three baselines.",
         epilog="""examples:
   python -m infer evaluate bits-per-byte --model runs/a --data books/held_out.txt
   python -m infer evaluate bits-per-byte --data "held_out/*.txt" --stride 128 --json""",
     )
-    _add_model(parser)
-    _add_running(parser)
+    add_model(parser)
+    add_running(parser)
     add = parser.add_argument
     add("--data", action="append", required=True, metavar="PATH", help="file, folder or glob; may be repeated")
     add("--field", default="text", help="the field of .jsonl or column of .parquet with the text (%(default)s)")
@@ -266,7 +246,7 @@ def run_bits_per_byte(argv: Sequence[str]) -> int:
     add("--json", action="store_true", help="one JSON object on standard output")
     add("--out", metavar="FILE", help="write the result to FILE instead of standard output")
     options = parser.parse_args(argv)
-    _check_out(options.out)
+    check_out(options.out)
     documents = measuring.read_texts(options.data, options.field)
     loaded = _load(options)
     result = measuring.bits_per_byte(
@@ -279,9 +259,9 @@ def run_bits_per_byte(argv: Sequence[str]) -> int:
     )
     if options.json:
         about = {"model": str(loaded.stored.path), "step": loaded.stored.step, "data": options.data}
-        _write(json.dumps(about | dataclasses.asdict(result), indent=2), options.out)
+        write(json.dumps(about | dataclasses.asdict(result), indent=2), options.out)
     else:
-        _write(measuring.as_text(result), options.out)
+        write(measuring.as_text(result), options.out)
     return 0
 
 
@@ -290,15 +270,21 @@ def run_bits_per_byte(argv: Sequence[str]) -> int:
 
 def run_inspect(argv: Sequence[str]) -> int:
     """Say what a model folder holds."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m infer inspect",
-        description="What a model folder holds: format, step, configuration, parameters, tokenizer, files and hashes.",
+        description="What a model folder holds: format, step, configuration, parameters, tokenizer or renderer, files.",
         epilog="""examples:
   python -m infer inspect runs/a
   python -m infer inspect runs/a/checkpoints/step_00000100 --tensors
-  python -m infer inspect checkpoints/pixel_100m --json""",
+  python -m infer inspect checkpoints/pixel_100m --json
+  python -m infer inspect Team-PIXEL/pixel-base --tensors""",
     )
-    parser.add_argument("path", nargs="?", metavar="PATH", help="run, checkpoint, export or bundle (or --model PATH)")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        metavar="PATH",
+        help="any model folder, or a public name (or --model PATH)",
+    )
     parser.add_argument("--model", metavar="PATH", help="the same; default: the newest run under runs/")
     parser.add_argument("--tensors", action="store_true", help="also list every tensor")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -306,29 +292,35 @@ def run_inspect(argv: Sequence[str]) -> int:
     if options.path is not None and options.model is not None:
         raise UserError("inspect: a path and --model: give one of them")
     report = inspecting.inspect(options.path or options.model, tensors=options.tensors)
-    _write(json.dumps(report, indent=2) if options.json else inspecting.as_text(report), None)
+    write(json.dumps(report, indent=2) if options.json else inspecting.as_text(report), None)
     return 0
 
 
 def run_export(argv: Sequence[str]) -> int:
     """Write a model in another format."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m infer export",
         description="Write a model into a new folder, in another format.",
         epilog="""formats:
-  bundle        the original decoder's files: latest.pt, configurations, tokenizer, model card
   safetensors   ours, weights only; --model reads it
-  hf            Llama's layout for transformers; adapters are always merged
+  bundle        decoder: the original program's files: latest.pt, configurations, tokenizer, model card
+  hf            decoder: Llama's layout for transformers; adapters are always merged
+  pixel         vit_mae, vit_task: the published PIXEL folder, config.json and pytorch_model.bin; what was read from
+                such a folder is written as it was, in the file format it had
+  vitmae        vit_mae: the layout of transformers' ViTMAEForPreTraining; a square number of patches
 
 examples:
   python -m infer export --model runs/a --to bundle --out exported/a --with-optimizer
-  python -m infer export --model runs/a --to hf --out exported/a_hf""",
+  python -m infer export --model runs/a --to hf --out exported/a_hf
+  python -m infer export --model runs/strips --to pixel --out exported/strips
+  python -m infer export --model fetched/sst2 --pooling mean --to safetensors --out exported/sst2""",
     )
-    _add_model(parser)
-    parser.add_argument("--to", required=True, metavar="FORMAT", help="bundle, safetensors or hf")
+    add_model(parser)
+    parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(exporting.FORMATS))
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder")
     parser.add_argument("--with-optimizer", action="store_true", help="AdamW's moments too (bundle)")
     parser.add_argument("--merge", action="store_true", help="fold adapters into the weights")
+    parser.add_argument("--pooling", metavar="P", help="of a published classifier: mean, max or pma<heads>")
     options = parser.parse_args(argv)
     folder = exporting.export(
         options.model,
@@ -337,8 +329,9 @@ examples:
         with_optimizer=options.with_optimizer,
         merge=options.merge,
         tokenizer=options.tokenizer,
+        pooling=options.pooling,
     )
-    _write(str(folder), None)
+    write(str(folder), None)
     return 0
 
 
@@ -347,7 +340,7 @@ examples:
 
 def run_read(argv: Sequence[str]) -> int:
     """Read a picture of text."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m infer read",
         description="Read a PNG of rendered text: one that `python -m render --out` wrote, or a strip as it is.",
         epilog="""examples:
@@ -370,35 +363,23 @@ def run_read(argv: Sequence[str]) -> int:
     if options.preset is not None:
         if options.preset not in NAMED:
             raise UserError(
-                f"--preset {options.preset}: unknown{_nearest(options.preset, list(NAMED))}; choose {', '.join(NAMED)}"
+                f"--preset {options.preset}: unknown{nearest(options.preset, list(NAMED))}; choose {', '.join(NAMED)}"
             )
         changes |= RenderConfig.named(options.preset).to_dict()
     if options.layout is not None:
         changes["layout"] = options.layout
     if options.font:
         changes["fonts"] = options.font
-    changes |= dict(_setting(item) for item in options.set)
+    changes |= dict(setting(item) for item in options.set)
     scripts = None if options.scripts is None else [name for name in options.scripts.split(",") if name]
     found = read(options.file, changes=changes, scripts=scripts, reader=options.reader)
     if options.json:
-        _write(json.dumps(as_report(found), ensure_ascii=False, indent=2), None)
+        write(json.dumps(as_report(found), ensure_ascii=False, indent=2), None)
         return 0
     if found.readable is False:
         _log.warning("not readable: %.0f %% of the ink is explained", 100 * (found.confidence or 0))
-    _write(found.text, None)
+    write(found.text, None)
     return 0
-
-
-def _setting(item: str) -> tuple[str, Any]:
-    """Field and value of `render.x=v`; v is TOML, else a string."""
-    path, equals, written = item.partition("=")
-    table, dot, key = path.strip().rpartition(".")
-    if not equals or not key or (dot and table != "render"):
-        raise UserError(f"--set {item}: is not of the form render.x=v")
-    try:
-        return key, tomllib.loads(f"value = {written.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, written.strip()
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -407,6 +388,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "inspect": run_inspect,
     "export": run_export,
     "read": run_read,
+    "reconstruct": run_reconstruct,
+    "continue": run_continue,
+    "embed": run_embed,
 }
 BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"bits-per-byte": run_bits_per_byte}
 
@@ -414,68 +398,8 @@ BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"bits-per-byte": run_bi
 # ------------------------------------------------------------------ what the commands share
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are a `UserError` naming the nearest flag, and that leaves the examples as written."""
-
-    def __init__(self, *, prog: str, description: str, epilog: str) -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            wrong = next((word for word in unknown.split() if word.startswith("-")), unknown.split()[0])
-            wrong = wrong.split("=")[0]
-            raise UserError(f"{wrong}: unknown argument{_nearest(wrong, flags)}; see {self.prog} --help")
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", metavar="PATH", help="run, checkpoint, export or bundle (default: the newest run under runs/)")
-    add("--tokenizer", metavar="FILE", help="the .model file of a bundle that has none beside it")
-
-
-def _add_running(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (%(default)s)")
-    add("--dtype", default="auto", metavar="T", help=f"auto, {', '.join(DTYPES)} (auto: float32 on a CPU)")
-    add("--ops", default="auto", metavar="O", help="auto, fused or reference (%(default)s)")
-
-
 def _load(options: argparse.Namespace) -> Loaded:
     return load(options.model, device=options.device, dtype=options.dtype, ops=options.ops, tokenizer=options.tokenizer)
-
-
-def _check_out(out: str | None) -> None:
-    """Before the work, not after it."""
-    if out is None:
-        return
-    if Path(out).is_dir():
-        raise UserError(f"--out {out}: this is a folder; name a file")
-    if not Path(out).absolute().parent.is_dir():
-        raise UserError(f"--out {out}: the folder {Path(out).parent} does not exist; create it first")
-
-
-def _write(text: str, out: str | None) -> None:
-    if out is None:
-        sys.stdout.write(text + "\n")
-        return
-    try:
-        write_file(Path(out), (text + "\n").encode())
-    except OSError as cause:
-        raise UserError(f"--out {out}: cannot be written ({cause.strerror}): choose another place") from cause
-
-
-def _nearest(wrong: str, known: Iterator[str] | Sequence[str] | dict[str, Callable[[Sequence[str]], int]]) -> str:
-    close = difflib.get_close_matches(wrong, list(known), n=3)
-    return f", did you mean {' or '.join(close)}?" if close else ""
 
 
 class _Terminated(BaseException):
@@ -507,6 +431,8 @@ def _held_log() -> Iterator[None]:
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(logging.Formatter("%(message)s"))
     held = logging.handlers.MemoryHandler(capacity=1000, target=stream, flushOnClose=False)
+    seen: set[str] = set()  # several renderers of one command say the same about their fonts
+    held.addFilter(lambda line: line.name != "render" or not (line.getMessage() in seen or seen.add(line.getMessage())))
     levels = [logger.level for logger in _LOGGERS]
     for logger in _LOGGERS:
         logger.addHandler(held)

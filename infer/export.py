@@ -1,4 +1,8 @@
-"""A model in another program's format: the original decoder's bundle, our own weights-only export, or Llama's layout.
+"""A model in another program's format, or in ours without what only training needs.
+
+Which formats there are depends on the kind of model: a decoder can become the original program's bundle or Llama's
+layout; a model of strips the published PIXEL layout or, where nothing but the shape of the picture differs, that of
+transformers' ViT-MAE; and every model our own weights-only export.
 
 An export holds weights and what is needed to use them; AdamW's moments go along only into a bundle and on request.
 Adapters stay adapters where the format knows them, unless merging is asked for; Llama's layout has no place for them,
@@ -9,13 +13,23 @@ import logging
 from pathlib import Path
 
 from infer.load import read
+from pixelcore.config import DecoderConfig
 from pixelcore.convert.bundle_writer import write_bundle
 from pixelcore.convert.exported import write_export
 from pixelcore.convert.llama import write_llama
 from pixelcore.convert.merge import merge_lora
+from pixelcore.convert.pixel import with_pooling, write_pixel
+from pixelcore.convert.vitmae import write_vitmae
 from pixelcore.errors import UserError
 
-FORMATS = ("bundle", "safetensors", "hf")
+# format -> the kinds of model that it can hold
+FORMATS: dict[str, tuple[str, ...]] = {
+    "bundle": ("decoder",),
+    "hf": ("decoder",),
+    "pixel": ("vit_mae", "vit_task"),
+    "vitmae": ("vit_mae",),
+    "safetensors": ("decoder", "vit_mae", "vit_task"),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +42,10 @@ def export(
     with_optimizer: bool = False,
     merge: bool = False,
     tokenizer: str | Path | None = None,
+    pooling: str | None = None,
 ) -> Path:
-    """Write the model at `path` into the new folder `out`; returns it. to: one of `FORMATS`.
+    """Write the model at `path` into the new folder `out`; returns it. to: one of `FORMATS`. pooling: of a published
+    classifier whose files do not say it.
 
     Raises UserError, before anything is written, where the folder is taken or the request does not fit the model.
     """
@@ -45,15 +61,26 @@ def export(
     stored = read(path, tokenizer=tokenizer, with_optimizer=with_optimizer)
     if with_optimizer and stored.optimizer is None:
         raise UserError(f"--with-optimizer: {stored.path} holds no optimizer state; leave it out")
-    if merge and stored.config.lora is None:
+    kind = stored.config.kind
+    if kind not in FORMATS[to]:
+        fitting = [name for name, kinds in FORMATS.items() if kind in kinds]
+        raise UserError(f"--to {to}: {stored.path} is a {kind} model; choose {' or '.join(fitting)}")
+    if pooling is not None:
+        stored = with_pooling(stored, pooling)
+    lora = stored.config.lora if isinstance(stored.config, DecoderConfig) else None
+    if merge and lora is None:
         raise UserError(f"--merge: {stored.path} has no adapters to merge; leave it out")
-    if stored.config.lora is not None and (merge or to == "hf"):
+    if lora is not None and (merge or to == "hf"):
         _log.info("folding the adapters into the weights")
         stored = merge_lora(stored)
     if to == "bundle":
         write_bundle(out, stored, with_optimizer=with_optimizer)
     elif to == "safetensors":
         write_export(out, stored)
+    elif to == "pixel":
+        write_pixel(out, stored)
+    elif to == "vitmae":
+        write_vitmae(out, stored)
     else:
         write_llama(out, stored)
     return out

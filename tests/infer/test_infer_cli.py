@@ -73,31 +73,6 @@ def run(tmp_path_factory, tokenizer) -> Path:
     return _write_run(tmp_path_factory.mktemp("runs") / "small", _stored(tokenizer))
 
 
-@pytest.fixture
-def command(capsys):
-    """Run the command line; gives status, standard output and standard error."""
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        status = main([str(word) for word in argv])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def refused(command):
-    """Run the command line and expect a refusal: status 2, nothing on standard output, one line that is returned."""
-
-    def call(*argv: object) -> str:
-        status, out, err = command(*argv)
-        assert (status, out) == (2, "")
-        assert err.startswith("error: ") and err.count("\n") == 1, err
-        return err
-
-    return call
-
-
 def _pipe(monkeypatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
 
@@ -455,7 +430,7 @@ def test_adapters_stay_unless_merged_and_are_always_merged_for_hf(command, tmp_p
     for name, flags in (("kept", ()), ("merged", ("--merge",))):
         out = tmp_path / name
         assert command("export", "--model", run, "--to", "safetensors", "--out", out, *flags)[0] == 0
-        assert (read_stored(out).config.lora is None) == bool(flags)
+        assert (read_stored(out).decoder_config.lora is None) == bool(flags)
     ids = torch.tensor([[0, 5, 7, 9]])
     with torch.no_grad():
         kept, merged = (load(tmp_path / name).model(ids).logits for name in ("kept", "merged"))

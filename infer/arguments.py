@@ -1,0 +1,129 @@
+"""What the commands of `python -m infer` share: their parser, the flags that several have, and how results go out."""
+
+import argparse
+import difflib
+import json
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from infer.load import DTYPES
+from pixelcore.durable import write_file
+from pixelcore.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are a `UserError` naming the nearest flag, and that leaves the examples as written."""
+
+    def __init__(self, *, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            wrong = next((word for word in unknown.split() if word.startswith("-")), unknown.split()[0])
+            wrong = wrong.split("=")[0]
+            raise UserError(f"{wrong}: unknown argument{nearest(wrong, flags)}; see {self.prog} --help")
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Flags that name a decoder."""
+    add = parser.add_argument
+    add("--model", metavar="PATH", help="run, checkpoint, export or bundle (default: the newest run under runs/)")
+    add("--tokenizer", metavar="FILE", help="the .model file of a bundle that has none beside it")
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Flags that say where and how to compute."""
+    add = parser.add_argument
+    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    add("--dtype", default="auto", metavar="T", help=f"auto, {', '.join(DTYPES)} (auto: float32 on a CPU)")
+    add("--ops", default="auto", metavar="O", help="auto, fused or reference (%(default)s)")
+
+
+def setting(item: str) -> tuple[str, Any]:
+    """Field and value of `render.x=v`; v is TOML, else a string."""
+    path, equals, written = item.partition("=")
+    table, dot, key = path.strip().rpartition(".")
+    if not equals or not key or (dot and table != "render"):
+        raise UserError(f"--set {item}: is not of the form render.x=v")
+    try:
+        return key, tomllib.loads(f"value = {written.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, written.strip()
+
+
+def read_lines(flag: str, file: Path, field: str) -> list[str]:
+    """The texts of a file: one in each line, or `field` of each record of a .jsonl; blank lines of a text file too.
+
+    flag: names the file in errors. Raises UserError for a file that cannot be read, holds no text, or a bad line.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except OSError as cause:
+        raise UserError(f"{flag} {file}: cannot be read ({cause.strerror}): give a text or .jsonl file") from cause
+    except UnicodeDecodeError as cause:
+        raise UserError(f"{flag} {file}: byte {cause.start} is not UTF-8: convert the file to UTF-8") from cause
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if not text.strip():
+        raise UserError(f"{flag} {file}: no {field} in it; write one in each line")
+    if file.suffix != ".jsonl":
+        return lines
+    texts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as cause:
+            raise UserError(f"{flag} {file}, line {number}: not JSON ({cause}): mend the line") from cause
+        if not isinstance(record, dict) or not isinstance(record.get(field), str):
+            raise UserError(f'{flag} {file}, line {number}: no text in a field "{field}": add it')
+        texts.append(record[field])
+    return texts
+
+
+def read_standard_input() -> str:
+    """All of it, less one line end."""
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as cause:
+        raise UserError(f"standard input: byte {cause.start} is not UTF-8: convert the text to UTF-8") from cause
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def check_out(out: str | None) -> None:
+    """Before the work, not after it."""
+    if out is None:
+        return
+    if Path(out).is_dir():
+        raise UserError(f"--out {out}: this is a folder; name a file")
+    if not Path(out).absolute().parent.is_dir():
+        raise UserError(f"--out {out}: the folder {Path(out).parent} does not exist; create it first")
+
+
+def write(text: str, out: str | None) -> None:
+    """A result, to standard output or into a file."""
+    if out is None:
+        sys.stdout.write(text + "\n")
+        return
+    try:
+        write_file(Path(out), (text + "\n").encode())
+    except OSError as cause:
+        raise UserError(f"--out {out}: cannot be written ({cause.strerror}): choose another place") from cause
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """ ", did you mean x?", or nothing."""
+    close = difflib.get_close_matches(wrong, list(known), n=3)
+    return f", did you mean {' or '.join(close)}?" if close else ""
