@@ -19,16 +19,17 @@ import torch
 
 import presets
 from pixelcore.errors import UserError
-from train.config import Settings
-from train.data.corpus import build_corpus, find_sources, find_tokenizer
+from train.config import Settings, StripSettings, TokenSettings
+from train.data.corpus import find_sources, find_tokenizer
 from train.distributed import Ranks, join, leave
 from train.job import new_job, read_settings, resumed_job, tables_of
 from train.loop import Stopped, TrainingStoppedError, train
+from train.objectives import OBJECTIVES
 from train.run_folder import RunFolder
 
 _log = logging.getLogger("train")
 
-_COMMANDS = ("run", "tokenizer", "prepare")
+_COMMANDS = ("run", "tokenizer", "prepare", "verify")
 _EXAMPLES = """examples:
   python -m train --preset smoke --steps 12                      a first run, in seconds
   python -m train --preset demo                                  minutes on a CPU, legible English
@@ -37,6 +38,8 @@ _EXAMPLES = """examples:
   python -m train --preset 100m --init runs/a --data law/ --set model.lora.rank=16
   python -m train tokenizer --preset demo --data texts/ --out my.model
   python -m train prepare --preset 100m --data texts/            tokenize now, train later
+  python -m train --preset pixel-base --data texts/ --set 'render.fonts=["GoNotoCurrent.ttf"]'
+  python -m train verify --preset pixel-base --data texts/       are the prepared rows what would be drawn now?
   torchrun --nproc-per-node 8 -m train --preset 1b --data texts/ --set run.parallel=fsdp
 presets: """
 
@@ -98,6 +101,8 @@ def _main(arguments: argparse.Namespace) -> int:
         return _tokenizer(arguments)
     if arguments.command == "prepare":
         return _prepare(arguments)
+    if arguments.command == "verify":
+        return _verify(arguments)
     for name in ("steps", "stop_at"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
@@ -117,7 +122,7 @@ def _start(arguments: argparse.Namespace, ranks: Ranks) -> int:
     settings = _settings(arguments)
     when = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = RunFolder(arguments.out or Path("runs") / f"{arguments.preset}-{when}")
-    job = new_job(settings, folder, ranks, arguments.ops, arguments.init)
+    job = new_job(settings, folder, ranks, arguments.ops, arguments.init, arguments.set)
     if ranks.is_first:
         _log.info("%s", folder.read_config().strip())
         _log.info("run folder: %s", folder.path)
@@ -174,20 +179,23 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     given = {field: value for field, value in flags.items() if value is not None}
     overrides = [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in given.items()]
     settings = read_settings(presets.load(arguments.preset), [*overrides, *arguments.set], f"preset {arguments.preset}")
-    data, tokenizer = settings.data, settings.tokenizer
     # absolute, so that a run can be resumed from any folder
-    paths, valid = (tuple(os.path.abspath(path) for path in group) for group in (data.paths, data.valid))
-    path = os.path.abspath(tokenizer.path) if tokenizer.path else ""
-    return replace(settings, data=replace(data, paths=paths, valid=valid), tokenizer=replace(tokenizer, path=path))
+    paths, valid = (
+        tuple(os.path.abspath(path) for path in group) for group in (settings.data.paths, settings.data.valid)
+    )
+    settings = replace(settings, data=replace(settings.data, paths=paths, valid=valid))
+    if isinstance(settings, TokenSettings) and settings.tokenizer.path:
+        path = os.path.abspath(settings.tokenizer.path)
+        settings = replace(settings, tokenizer=replace(settings.tokenizer, path=path))
+    if isinstance(settings, StripSettings):
+        fonts = tuple(os.path.abspath(font) if os.path.exists(font) else font for font in settings.render.fonts)
+        settings = replace(settings, render=replace(settings.render, fonts=fonts))
+    return settings
 
 
 def _report(summary: dict[str, Any], arguments: argparse.Namespace, ranks: Ranks) -> int:
     if ranks.is_first:
-        if arguments.json:
-            print(json.dumps(summary))
-        else:
-            rows = [f"{name:>20}  {value}" for name, value in summary.items()]
-            print("\n".join(rows))
+        _print(summary, arguments.json)
     return 0
 
 
@@ -195,6 +203,8 @@ def _tokenizer(arguments: argparse.Namespace) -> int:
     """Train a tokenizer and write it to --out."""
     _refuse_all_but(arguments, ("preset", "data", "valid", "out", "set", "json"), "has no effect on a tokenizer")
     settings = _settings(arguments)
+    if not isinstance(settings, TokenSettings):
+        raise UserError(f"preset {arguments.preset}: trains on strips, which need no tokenizer")
     if arguments.out is None:
         raise UserError("python -m train tokenizer: name the file to write with --out FILE")
     if arguments.out.exists():
@@ -210,17 +220,25 @@ def _tokenizer(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    """Tokenize into the cache, so that a run starts at once."""
+    """Tokenize, or measure rows, into the cache, so that a run starts at once."""
     _refuse_all_but(arguments, ("preset", "data", "valid", "set", "json"), "has no effect on prepared data")
     settings = _settings(arguments)
-    sources, held_out = find_sources(settings.data)
-    tokenizer = find_tokenizer(sources, settings.data, settings.tokenizer, settings.model.vocab_size)
-    corpus = build_corpus(sources, held_out, tokenizer, settings.data, settings.eval.max_tokens)
-    summary = {
-        "training_tokens": sum(blocks.num_targets_total for blocks in corpus.training),
-        "held_out_tokens": sum(blocks.num_targets_total for blocks in corpus.held_out),
-        "overlap": corpus.overlap,
-        "stores": [str(blocks.store.folder) for blocks in corpus.training],
-    }
-    print(json.dumps(summary) if arguments.json else "\n".join(f"{key:>16}  {value}" for key, value in summary.items()))
+    corpus, _ = OBJECTIVES[settings.objective.kind].find_data(settings, Ranks(0, 1, torch.device("cpu")), None, None)
+    _print(corpus.summary, arguments.json)
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Draw all prepared rows again and compare them with what was prepared."""
+    _refuse_all_but(arguments, ("preset", "data", "valid", "set", "json"), "has no effect on prepared data")
+    settings = _settings(arguments)
+    if not isinstance(settings, StripSettings):
+        raise UserError(f"preset {arguments.preset}: trains on tokens; only prepared rows of strips can be verified")
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    corpus, settings = OBJECTIVES[settings.objective.kind].find_data(settings, ranks, None, None)
+    _print({"verified_rows": corpus.verify(settings.data.workers)}, arguments.json)
+    return 0
+
+
+def _print(summary: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(summary) if as_json else "\n".join(f"{name:>20}  {value}" for name, value in summary.items()))

@@ -6,6 +6,7 @@ the run's folder until all that the user could have got wrong has been looked at
 
 import logging
 import platform
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,16 +31,11 @@ from pixelcore.config import DecoderConfig
 from pixelcore.errors import UserError
 from pixelcore.initialise import initialise
 from pixelcore.models import MODELS
-from pixelcore.models.decoder import Decoder
 from pixelcore.ops import Ops
-from pixelcore.tokenizer import Tokenizer
-from train.config import TABLES, DataConfig, Settings
-from train.data.batches import Batches
-from train.data.blocks import Blocks
-from train.data.corpus import Corpus, build_corpus, check_tokenizer, find_sources, find_tokenizer
-from train.data.order import BlockOrder
+from train.config import MODEL_OF_OBJECTIVE, SETTINGS, Settings
 from train.distributed import Ranks, parallelise
-from train.evaluate import HeldOut
+from train.objective import Batches, Corpus, Objective
+from train.objectives import OBJECTIVES
 from train.optimizer import AdamW
 from train.report import check_services
 from train.run_folder import RunFolder
@@ -56,13 +52,14 @@ class Job:
     run begins with."""
 
     settings: Settings
+    objective: Objective
     folder: RunFolder
     ranks: Ranks
     ops: Ops
     corpus: Corpus
     batches: Batches
-    held_out: HeldOut
-    model: Decoder
+    held_out: Any
+    model: Any
     module: nn.Module
     optimizer: AdamW
     step: int
@@ -70,15 +67,21 @@ class Job:
     base: dict[str, str] | None
     save_first: bool = False
 
+    @property
+    def units_per_step(self) -> int:
+        """Units of progress (tokens, rows) of one step over all ranks."""
+        return self.objective.num_blocks(self.settings) * self.objective.block_units(self.settings)
+
     def manifest(self) -> dict[str, Any]:
         """What a checkpoint of this run says besides the model."""
+        tokenizer = self.corpus.belongings.tokenizer
         return {
             "settings": presets.write(tables_of(self.settings)),
-            "tokenizer": self.corpus.tokenizer.sha256,
+            "tokenizer": None if tokenizer is None else tokenizer.sha256,
             "data": {
                 "fingerprint": self.corpus.fingerprint,
                 "overlap": self.corpus.overlap,
-                "sources": [asdict(source.split) for source in self.corpus.sources],
+                "sources": [asdict(split) for split in self.corpus.splits],
             },
             "versions": library_versions() | {"machine": platform.machine()},
         }
@@ -86,36 +89,67 @@ class Job:
 
 def tables_of(settings: Settings) -> dict[str, Any]:
     """The tables of a run in the order in which they are written."""
-    return {name: getattr(settings, name) for name in TABLES}
+    _, tables = SETTINGS[settings.objective.kind]
+    return {name: getattr(settings, name) for name in tables}
 
 
 def read_settings(text: str, overrides: Sequence[str], where: str) -> Settings:
-    """Settings from TOML text and `--set` overrides. Raises PresetError."""
-    tables: dict[str, Any] = presets.read(text, TABLES, overrides, where)
-    return Settings(**tables)
+    """Settings from TOML text and `--set` overrides. Raises PresetError, and UserError where the model is not one that
+    the objective trains."""
+    record, tables = SETTINGS[_objective_of(text)]
+    values: dict[str, Any] = presets.read(text, tables, overrides, where)
+    settings = record(**values)
+    wanted = MODEL_OF_OBJECTIVE[settings.objective.kind]
+    if settings.model.kind != wanted:
+        raise UserError(
+            f"{where}: objective.kind = {settings.objective.kind!r} trains a model of kind {wanted!r}, and model.kind "
+            f"= {settings.model.kind!r}: take a preset of that kind"
+        )
+    return settings
 
 
-def new_job(settings: Settings, folder: RunFolder, ranks: Ranks, ops_choice: str, init: Path | None) -> Job:
-    """A run from its first step. init: a model to start from, whose architecture and tokenizer then hold."""
+def _objective_of(text: str) -> str:
+    """The kind of the objective, on which the set of tables depends; where there is none to be seen, any set will do
+    for saying what is wrong with the text."""
+    first = next(iter(SETTINGS))
+    try:
+        table = tomllib.loads(text).get("objective")
+    except tomllib.TOMLDecodeError:
+        return first
+    kind = table.get("kind") if isinstance(table, dict) else None
+    return kind if isinstance(kind, str) and kind in SETTINGS else first
+
+
+def new_job(
+    settings: Settings,
+    folder: RunFolder,
+    ranks: Ranks,
+    ops_choice: str,
+    init: Path | None,
+    overrides: Sequence[str] = (),
+) -> Job:
+    """A run from its first step. init: a model to start from, whose architecture, and tokenizer or renderer, hold.
+    overrides: what the settings owe to the user and not to a preset."""
     folder.check_free(folder.path)
     check_services(settings.run.report)
-    if settings.model.lora is not None and init is None:
+    objective = OBJECTIVES[settings.objective.kind]
+    if _has_adapters(settings) and init is None:
         raise UserError("model.lora adapts a trained model: name it with --init PATH, or drop model.lora")
     stored = None if init is None else read_stored(init)
-    if stored is not None:
-        settings = replace(settings, model=_with_architecture(settings.model, stored.config))
-        settings = replace(settings, data=_within_context(settings.data, settings.model.context_length))
-        if stored.tokenizer is None and not settings.tokenizer.path:
-            raise UserError(f"--init {init}: has no tokenizer; name its own with --set tokenizer.path=FILE")
-    own = None if stored is None else stored.tokenizer
-    corpus, settings = _corpus(settings, ranks, None if settings.tokenizer.path else own, None)
-    if own is not None:
-        check_tokenizer(corpus.tokenizer, own.sha256, str(init))
-    settings = _sized(settings, ranks)
+    if stored is not None and init is not None:
+        if stored.config.kind != settings.model.kind:
+            raise UserError(
+                f"--init {init}: is a model of kind {stored.config.kind!r}, and the preset trains "
+                f"{settings.model.kind!r}: take a preset of that kind"
+            )
+        wanted, settings = settings, objective.adopt(settings, stored, init)
+        _check_heard(wanted, settings, overrides, init)
+    corpus, settings = objective.find_data(settings, ranks, stored, None)
+    settings = _sized(settings, objective, ranks)
     weights, base = None, None
     if stored is not None:
         weights = stored.weights
-        if settings.model.lora is not None:
+        if _has_adapters(settings):
             base = {"path": str(stored.path.absolute()), "sha256": hash_weights(stored.weights)}
     job = _assemble(settings, folder, ranks, ops_choice, corpus, weights, base)
     job.save_first = stored is not None
@@ -131,15 +165,16 @@ def resumed_job(folder: RunFolder, ranks: Ranks, ops_choice: str, steps: int | N
     overrides = [] if steps is None else [f"run.steps={steps}"]
     settings = read_settings(folder.read_config(), overrides, str(folder.config))
     check_services(settings.run.report)
-    own_corpus = folder.corpus if folder.corpus.exists() else None
+    objective = OBJECTIVES[settings.objective.kind]
+    own_text = folder.corpus if folder.corpus.exists() else None
     if folder.read_marks()["newest"] is None:
-        corpus, settings = _corpus(settings, ranks, None, own_corpus)
+        corpus, settings = objective.find_data(settings, ranks, None, own_text)
         return _assemble(settings, folder, ranks, ops_choice, corpus, None, None)
     path = checkpoint_of_run(folder.path, "newest")
     manifest = read_manifest(path)
     stored = read_checkpoint(path, with_optimizer=True)
     assert stored.optimizer is not None
-    corpus, settings = _corpus(settings, ranks, stored.tokenizer, own_corpus)
+    corpus, settings = objective.find_data(settings, ranks, stored, own_text)
     if corpus.fingerprint != manifest["data"]["fingerprint"]:
         raise UserError(
             f"--resume {folder.path}: the training or held-out text has changed since the run began: put it back, or "
@@ -154,65 +189,42 @@ def resumed_job(folder: RunFolder, ranks: Ranks, ops_choice: str, steps: int | N
     return job
 
 
-def _with_architecture(wanted: DecoderConfig, found: DecoderConfig) -> DecoderConfig:
-    """The stored model's architecture; adapters and dropout as the run wants them."""
-    if found.lora is not None and wanted.lora is not None and found.lora != wanted.lora:
-        raise UserError("--init has adapters of another shape than model.lora: export it with --merge first")
-    return replace(
-        found, lora=wanted.lora or found.lora, dropout=wanted.dropout, attention_dropout=wanted.attention_dropout
-    )
+def _check_heard(wanted: Settings, adopted: Settings, overrides: Sequence[str], init: Path) -> None:
+    """Raise UserError for an override of [render] that the renderer of the model takes the place of."""
+    for override in overrides:
+        table, _, key = override.partition("=")[0].strip().partition(".")
+        if table == "render" and getattr(getattr(wanted, table), key) != (value := getattr(adopted.render, key)):
+            raise UserError(
+                f"--set {override}: the model of --init {init} has seen strips with render.{key} = {value!r}: leave it "
+                "out, or --set render.accept_changed=true"
+            )
 
 
-def _within_context(data: DataConfig, context_length: int) -> DataConfig:
-    """Blocks no longer than a model's context, and about as many tokens in a step."""
-    if data.block_size <= context_length:
-        return data
-    blocks = max(1, data.tokens_per_step // context_length)
-    _log.info("data.block_size = %d: the context of the model that --init names", context_length)
-    return replace(data, block_size=context_length, tokens_per_step=blocks * context_length)
+def _has_adapters(settings: Settings) -> bool:
+    return isinstance(settings.model, DecoderConfig) and settings.model.lora is not None
 
 
-def _corpus(
-    settings: Settings, ranks: Ranks, tokenizer: Tokenizer | None, own_corpus: Path | None
-) -> tuple[Corpus, Settings]:
-    """Data and tokenizer, and the settings with the vocabulary that the tokenizer really has."""
-    data, model = settings.data, settings.model
-    if data.block_size > model.context_length:
-        raise UserError(
-            f"data.block_size = {data.block_size} must not exceed model.context_length = {model.context_length}"
-        )
-    if not ranks.is_first:
-        ranks.wait()  # the first rank prepares; the others find everything in the cache
-    sources, held_out = find_sources(data, own_corpus)
-    if tokenizer is None:
-        tokenizer = find_tokenizer(sources, data, settings.tokenizer, model.vocab_size)
-    corpus = build_corpus(sources, held_out, tokenizer, data, settings.eval.max_tokens)
-    if ranks.is_first:
-        ranks.wait()
-        tokens = sum(blocks.num_targets_total for blocks in corpus.training)
-        _log.info(
-            "%s tokens to train on, %s held out; of the held-out 50-character windows %.2f %% occur in training text",
-            f"{tokens:,}",
-            f"{sum(blocks.num_targets_total for blocks in corpus.held_out):,}",
-            100 * corpus.overlap,
-        )
-    return corpus, replace(settings, model=replace(model, vocab_size=tokenizer.vocab_size))
-
-
-def _sized(settings: Settings, ranks: Ranks) -> Settings:
+def _sized(settings: Settings, objective: Objective, ranks: Ranks) -> Settings:
     """The settings with everything decided that depends on the machine: precision and the size of a micro-batch."""
-    run, data = settings.run, settings.data
+    run = settings.run
     if run.precision == "auto":
         has_bf16 = ranks.device.type == "cuda" and torch.cuda.is_bf16_supported()
         run = replace(run, precision="bf16" if has_bf16 else "fp32")
     if ranks.is_first and ranks.device.type == "cpu":
-        announce_cpu_cost(settings.model, data.tokens_per_step, data.block_size, run.steps)
+        units = objective.num_blocks(settings) * objective.block_units(settings)
+        announce_cpu_cost(objective.step_flops(settings), f"{units:,} {objective.UNIT}", run.steps)
     if run.micro_batch_blocks == 0:
-        share = -(-data.tokens_per_step // data.block_size // ranks.world)
-        dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
-        blocks = micro_batch_blocks(settings.model, ranks.device, data.block_size, share, dtype, run.recompute)
+        share = -(-objective.num_blocks(settings) // ranks.world)
+        size = torch.finfo(torch.bfloat16 if run.precision == "bf16" else torch.float32).bits // 8
+        blocks = micro_batch_blocks(
+            lambda blocks: objective.block_bytes(settings, blocks, size, run.recompute),
+            ranks.device,
+            limit=share,
+            rows=objective.block_rows(settings),
+            block=objective.describe_block(settings),
+        )
         run = replace(run, micro_batch_blocks=ranks.agree(blocks))
-        _log.info("micro-batches of %d x %d tokens", run.micro_batch_blocks, data.block_size)
+        _log.info("micro-batches of %d x %s", run.micro_batch_blocks, objective.describe_block(settings))
     return replace(settings, run=run)
 
 
@@ -225,7 +237,7 @@ def _assemble(
     weights: dict[str, Tensor] | None,
     base: dict[str, str] | None,
 ) -> Job:
-    run, data = settings.run, settings.data
+    run, objective = settings.run, OBJECTIVES[settings.objective.kind]
     ops = choose_ops(ranks.device, ops_choice)
     model = MODELS[settings.model.kind](settings.model, ops)
     initialise(model, run.seed)
@@ -233,25 +245,23 @@ def _assemble(
         # adapters that the weights do not have keep their initial values
         fresh = {name: parameter.detach() for name, parameter in model.named_parameters() if ".adapters." in name}
         load_weights(model, fresh | weights, str(folder.path))
-    if settings.model.lora is not None:
+    if _has_adapters(settings):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".adapters." in name)
     model.compute_dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
     model.recompute = run.recompute
     model.to(ranks.device)
     module = parallelise(model, ranks, run.parallel, model.compute_dtype)
-    blocks_per_step = data.tokens_per_step // data.block_size
-    dealing = {"micro_batch_blocks": run.micro_batch_blocks, "rank": ranks.rank, "world": ranks.world}
-    order = BlockOrder(run.seed, [len(blocks) for blocks in corpus.training], data.weights or None)
-    batches = Batches(corpus.training, order, blocks_per_step=blocks_per_step, **dealing)
+    batches, held_out = objective.deal(settings, corpus, ranks)
     return Job(
         settings=settings,
+        objective=objective,
         folder=folder,
         ranks=ranks,
         ops=ops,
         corpus=corpus,
         batches=batches,
-        held_out=_held_out(corpus.held_out, dealing),
+        held_out=held_out,
         model=model,
         module=module,
         optimizer=AdamW(model, settings.optimizer, ops),
@@ -259,10 +269,3 @@ def _assemble(
         state={},
         base=base,
     )
-
-
-def _held_out(blocks: list[Blocks], dealing: dict[str, int]) -> HeldOut:
-    """The held-out text as one step of its own."""
-    sizes = [len(source) for source in blocks]
-    batches = Batches(blocks, BlockOrder(0, sizes), blocks_per_step=sum(sizes), **dealing)
-    return HeldOut(batches, sum(source.num_text_bytes for source in blocks))

@@ -12,21 +12,18 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from infer.generate_tokens import generate
-from infer.sampling import SamplingConfig
-from pixelcore.accounting import flops_per_token, num_parameters
+from pixelcore.accounting import num_parameters
 from pixelcore.checkpoint import write_checkpoint
+from pixelcore.config import DecoderConfig
 from pixelcore.stored import Stored
 from train.distributed import gradients_stay_local
-from train.evaluate import evaluate
 from train.job import Job
-from train.objectives import OBJECTIVES
 from train.optimizer import gather
 from train.report import Reporter
 from train.schedule import learning_rate_factor
@@ -53,18 +50,20 @@ def train(job: Job, stop_at: int | None = None) -> dict[str, Any]:
     Raises Stopped after saving on SIGINT or SIGTERM, TrainingStoppedError after run.max_skipped steps in a row without
     a finite gradient.
     """
-    run, data = job.settings.run, job.settings.data
+    run = job.settings.run
     end = run.steps if stop_at is None else min(stop_at, run.steps)
     first_step, start = job.step, time.perf_counter()
     job.module.train()
     reporter = Reporter(
         job.folder,
-        num_tokens=end * data.tokens_per_step,
-        done_tokens=job.step * data.tokens_per_step,
+        unit=job.objective.UNIT,
+        curve=job.objective.CURVE,
+        total=end * job.units_per_step,
+        done=job.step * job.units_per_step,
         active=job.ranks.is_first,
         services=run.report,
     )
-    with _signals() as caught, _profiler(job) as profiler:
+    with _signals() as caught, _profiler(job) as profiler, closing(job.batches), closing(reporter):
         meter = _Meter(job)
         if job.save_first:
             _save(job, meter)
@@ -80,7 +79,6 @@ def train(job: Job, stop_at: int | None = None) -> dict[str, Any]:
                     interrupted = job.ranks.any(bool(caught))
             if interrupted or job.step == end:
                 _save(job, meter)
-        reporter.close()
         if interrupted:
             raise Stopped(caught[0] if caught else signal.SIGTERM)
     finished = job.step >= run.steps
@@ -92,18 +90,18 @@ def train(job: Job, stop_at: int | None = None) -> dict[str, Any]:
 
 def _one_step(job: Job, reporter: Reporter, meter: "_Meter", caught: list[int]) -> bool:
     """One optimizer step. False if a signal came in its midst: the step then never happened."""
-    settings, ranks = job.settings, job.ranks
-    objective = OBJECTIVES[settings.objective.kind]
+    settings, ranks, objective = job.settings, job.ranks, job.objective
     # gradients are averaged over the ranks, losses are sums over the step: hence the number of ranks
     scale = torch.tensor(ranks.world / job.batches.num_targets(job.step), device=ranks.device)
     dropout_seed = torch.tensor([settings.run.seed, job.step], device=ranks.device)
+    units = settings.run.micro_batch_blocks * objective.block_units(settings) * ranks.world  # side by side
     for index in range(job.batches.per_rank):
         batch = job.batches.micro_batch(job.step, index, ranks.device)
         with gradients_stay_local(job.module, is_last=index == job.batches.per_rank - 1):
             loss = objective.loss(job.module, batch, scale, dropout_seed)
             loss.total.backward()
-        meter.add(loss.cross_entropy, loss.balance)
-        reporter.advance(min(batch.ids.numel() * ranks.world, settings.data.tokens_per_step))
+        meter.add(loss.reported, loss.balance)
+        reporter.advance(min(units, job.units_per_step - index * units))  # the last ones may not be full
         if caught and ranks.world == 1 and index < job.batches.per_rank - 1:
             job.model.zero_grad(set_to_none=True)
             meter.drop_step()
@@ -121,7 +119,6 @@ def _after_step(job: Job, reporter: Reporter, meter: "_Meter") -> None:
     if job.step % run.log_every == 0 or is_last:
         reporter.metrics(job.step, meter.report())
         if job.optimizer.skipped_in_a_row.item() >= run.max_skipped:
-            reporter.close()
             raise TrainingStoppedError(
                 f"stopped at step {job.step}: {run.max_skipped} steps in a row had no finite gradient; the newest "
                 f"checkpoint in {job.folder.path} is from before: lower optimizer.learning_rate and start from it"
@@ -138,21 +135,14 @@ def _after_step(job: Job, reporter: Reporter, meter: "_Meter") -> None:
 
 def _evaluate(job: Job, reporter: Reporter, meter: "_Meter") -> bool:
     """Report the loss on held-out text and what the model writes. True if the run selects on it and it is the best."""
-    values = evaluate(job.module, job.held_out, job.ranks)
+    values = job.objective.evaluate(job.module, job.held_out, job.ranks)
+    if job.module is job.model and job.ranks.world == 1:
+        job.model.eval()
+        values |= job.objective.show(job.model, job.settings, job.corpus, job.held_out, reporter, job.step)
+        job.model.train()
     meter.valid = values
     reporter.metrics(job.step, {f"valid_{name}": value for name, value in values.items()})
-    reporter.say(
-        f"step {job.step}: held-out loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}, "
-        f"{values['bits_per_byte']:.4f} bits per byte"
-    )
-    prompts = list(job.settings.eval.prompts)
-    if prompts and job.module is job.model and job.ranks.world == 1:
-        job.model.eval()
-        sampling = SamplingConfig(temperature=0.8, top_p=0.95, seed=job.settings.run.seed)
-        room = max(1, min(job.settings.eval.sample_tokens, job.settings.model.context_length // 2))
-        written = generate(job.model, job.corpus.tokenizer, prompts, sampling, max_tokens=room)
-        job.model.train()
-        reporter.sample(job.step, [(one.prompt, one.text) for one in written])
+    reporter.say(f"step {job.step}: {job.objective.say(values)}")
     if not job.settings.eval.select or not math.isfinite(values["loss"]):
         return False
     best = job.ranks.agree_float(_best_value(job))
@@ -168,8 +158,8 @@ def _best_value(job: Job) -> float:
 
 def _save(job: Job, meter: "_Meter", best: bool = False) -> None:
     """Write a checkpoint and name it in run.json. Every rank takes part; the first one writes."""
-    trained = {name for name, parameter in job.model.named_parameters() if parameter.requires_grad or job.base is None}
-    weights = {name: gather(parameter) for name, parameter in job.model.named_parameters() if name in trained}
+    frozen = {name for name, parameter in job.model.named_parameters() if not parameter.requires_grad and job.base}
+    weights = {name: gather(tensor) for name, tensor in job.model.state_dict().items() if name not in frozen}
     optimizer, state = job.optimizer.gather(), meter.state()
     if job.ranks.is_first:
         path = job.folder.checkpoint(job.step)
@@ -181,7 +171,8 @@ def _save(job: Job, meter: "_Meter", best: bool = False) -> None:
                 step=job.step,
                 config=job.settings.model,
                 weights=weights,
-                tokenizer=job.corpus.tokenizer,
+                tokenizer=job.corpus.belongings.tokenizer,
+                renderer=job.corpus.belongings.renderer,
                 optimizer=optimizer,
             )
             write_checkpoint(path, stored, state=state, manifest=job.manifest(), base=job.base)
@@ -197,7 +188,7 @@ class _Meter:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        # scaled sums of cross entropy and balance loss over this rank's share, and the steps they are of
+        # scaled sums of the reported loss and the balance loss over this rank's share, and the steps they are of
         self.sums = torch.zeros(3, dtype=torch.float64, device=job.ranks.device)
         self.in_step = torch.zeros(2, dtype=torch.float64, device=job.ranks.device)
         if "meter" in job.state:
@@ -207,14 +198,14 @@ class _Meter:
         self.norm, self.rate = torch.zeros(()), 0.0
         self.valid: dict[str, float] = {}
         self.last_loss: float | None = None
-        self.tokens_per_second: float | None = None
+        self.units_per_second: float | None = None
         self.restart_clock()
 
     def restart_clock(self) -> None:
         self.clock, self.steps_on_clock = time.perf_counter(), 0
 
-    def add(self, cross_entropy: Tensor, balance: Tensor) -> None:
-        self.in_step += torch.stack((cross_entropy, balance)).detach()
+    def add(self, reported: Tensor, balance: Tensor) -> None:
+        self.in_step += torch.stack((reported, balance)).detach()
 
     def drop_step(self) -> None:
         """Forget an unfinished step."""
@@ -233,26 +224,26 @@ class _Meter:
         total = self._over_ranks()
         loss, balance = (total[:2] / total[2] / job.ranks.world).tolist()
         self.sums.zero_()
-        tokens = self.steps_on_clock * job.settings.data.tokens_per_step
+        units, unit = self.steps_on_clock * job.units_per_step, job.objective.UNIT
         seconds = time.perf_counter() - self.clock
+        steps = self.steps_on_clock
         self.restart_clock()
         self.last_loss = loss
-        self.tokens_per_second = tokens / seconds if tokens else None
+        self.units_per_second = units / seconds if units else None
         values = {
             "loss": loss,
             "learning_rate": self.rate,
             "grad_norm": self.norm.item(),
             "skipped": int(job.optimizer.skipped.item()),
-            "tokens": job.step * job.settings.data.tokens_per_step,
-            "tokens_per_second": None if self.tokens_per_second is None else round(self.tokens_per_second, 1),
+            unit: job.step * job.units_per_step,
+            f"{unit}_per_second": None if self.units_per_second is None else round(self.units_per_second, 1),
             "seconds": round(seconds, 3),
         }
-        if job.settings.model.moe is not None:
+        if isinstance(job.settings.model, DecoderConfig) and job.settings.model.moe is not None:
             values["balance"] = balance
         peak = peak_flops(job.ranks.device)
-        if peak is not None and self.tokens_per_second is not None:  # pragma: gpu
-            flops = flops_per_token(job.settings.model, job.settings.data.block_size)
-            values["mfu"] = flops * self.tokens_per_second / peak / job.ranks.world
+        if peak is not None and steps:  # pragma: gpu
+            values["mfu"] = job.objective.step_flops(job.settings) * steps / seconds / peak / job.ranks.world
         return values
 
     def _over_ranks(self) -> Tensor:
@@ -277,13 +268,13 @@ def _summary(job: Job, meter: _Meter, finished: bool, first_step: int, seconds: 
         "step": job.step,
         "finished": finished,
         "parameters": num_parameters(job.settings.model),
-        "tokens": job.step * job.settings.data.tokens_per_step,
+        job.objective.UNIT: job.step * job.units_per_step,
         "loss": meter.last_loss,
         **{f"valid_{name}": value for name, value in meter.valid.items()},
         "overlap": job.corpus.overlap,
         "skipped": int(job.optimizer.skipped.item()),
         "seconds": round(seconds, 2),
-        "tokens_per_second": round((job.step - first_step) * job.settings.data.tokens_per_step / seconds, 1),
+        f"{job.objective.UNIT}_per_second": round((job.step - first_step) * job.units_per_step / seconds, 1),
     }
 
 

@@ -22,25 +22,34 @@ from train.run_folder import RunFolder
 _log = logging.getLogger(__name__)
 
 # entries of a metrics line that depend on the machine and not on the mathematics
-CLOCK_KEYS = ("seconds", "tokens_per_second", "memory_gib", "mfu")
+CLOCK_KEYS = ("seconds", "tokens_per_second", "rows_per_second", "memory_gib", "mfu")
 
 
 class Reporter:
     """Reports of one process; all methods do nothing on ranks after the first."""
 
     def __init__(
-        self, folder: RunFolder, *, num_tokens: int, done_tokens: int, active: bool, services: tuple[str, ...]
+        self,
+        folder: RunFolder,
+        *,
+        unit: str,
+        curve: str,
+        total: int,
+        done: int,
+        active: bool,
+        services: tuple[str, ...],
     ):
         self.folder = folder
+        self.curve = curve
         self.active = active
         self.services = _open_services(folder, services) if active else []
         self.start = time.perf_counter()
         self.bar: tqdm[Any] | None = None
         if active:
             self.bar = tqdm(
-                total=num_tokens,
-                initial=done_tokens,
-                unit=" tokens",
+                total=total,
+                initial=done,
+                unit=f" {unit}",
                 unit_scale=True,
                 dynamic_ncols=True,
                 smoothing=0.05,
@@ -48,10 +57,10 @@ class Reporter:
                 file=sys.stderr,
             )
 
-    def advance(self, num_tokens: int) -> None:
+    def advance(self, units: int) -> None:
         """Move the bar on by a micro-batch."""
         if self.bar is not None:
-            self.bar.update(num_tokens)
+            self.bar.update(units)
 
     def metrics(self, step: int, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and the bar's text."""
@@ -84,7 +93,7 @@ class Reporter:
     def draw(self) -> None:
         """Draw loss.png from metrics.jsonl."""
         if self.active:
-            draw_curve(self.folder.metrics, self.folder.path / "loss.png")
+            draw_curve(self.folder.metrics, self.folder.path / "loss.png", self.curve)
 
     def close(self) -> None:
         for service in self.services:
@@ -101,9 +110,9 @@ def memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def draw_curve(metrics: Path, picture: Path) -> bool:
-    """Loss over steps, training and held-out, as a PNG. False before the first report, and, with a line in the log,
-    without matplotlib."""
+def draw_curve(metrics: Path, picture: Path, axis: str) -> bool:
+    """Loss over steps, training and held-out, as a PNG. axis: what the loss is in. False before the first report, and,
+    with a line in the log, without matplotlib."""
     if not metrics.exists():
         return False
     if importlib.util.find_spec("matplotlib") is None:
@@ -119,7 +128,7 @@ def draw_curve(metrics: Path, picture: Path) -> bool:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=3)
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(axis)
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()

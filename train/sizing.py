@@ -3,43 +3,38 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 
 import torch
 
-from pixelcore.accounting import flops_per_token, training_bytes
-from pixelcore.config import DecoderConfig
 from pixelcore.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 _SHARE_OF_MEMORY = 0.6  # the estimate leaves out allocator slack and whatever else the machine does
-_CPU_TOKENS = 2048  # more at once is not faster on a CPU, and progress shows less often
+_CPU_ROWS = 2048  # more at once is not faster on a CPU, and progress shows less often
 
 # dense bf16 (fp32 accumulate) peak of a device, FLOP/s, from the makers' data sheets
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
 
 
 def micro_batch_blocks(
-    config: DecoderConfig, device: torch.device, block_size: int, limit: int, dtype: torch.dtype, recompute: bool
+    needed: Callable[[int], float], device: torch.device, *, limit: int, rows: int, block: str
 ) -> int:
     """The largest number of blocks, at most `limit`, whose training step fits the memory that is free now.
 
+    needed: bytes of a step with so many blocks at once. rows: of activations in a block. block: what it is, in words.
     Raises UserError if one block does not fit.
     """
     free = free_bytes(device) * _SHARE_OF_MEMORY
-
-    def needed(blocks: int) -> float:
-        size = torch.finfo(dtype).bits // 8
-        return training_bytes(config, blocks * block_size, bytes_per_value=size, recompute=recompute)
-
     if needed(1) > free:
         raise UserError(
-            f"a step of one block of {block_size} tokens needs about {needed(1) / 2**30:.1f} GiB, and {device} has "
-            f"{free / 2**30:.1f} GiB to give: choose a smaller preset, --set data.block_size=..., or "
-            "--set run.recompute=true; or set run.micro_batch_blocks to try all the same"
+            f"a step of one block of {block} needs about {needed(1) / 2**30:.1f} GiB, and {device} has "
+            f"{free / 2**30:.1f} GiB to give: choose a smaller preset, shorter blocks, or --set run.recompute=true; or "
+            "set run.micro_batch_blocks to try all the same"
         )
     if device.type == "cpu":
-        limit = min(limit, max(1, _CPU_TOKENS // block_size))
+        limit = min(limit, max(1, _CPU_ROWS // rows))
     blocks = 1
     while blocks * 2 <= limit and needed(blocks * 2) <= free:
         blocks *= 2
@@ -57,15 +52,17 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # no such file outside Linux
 
 
-def announce_cpu_cost(config: DecoderConfig, tokens_per_step: int, block_size: int, num_steps: int) -> None:
-    """On a CPU, say how long a step will take, and which preset is sized for one, before anybody waits for it."""
-    flops = flops_per_token(config, block_size) * tokens_per_step
+def announce_cpu_cost(flops: float, step: str, num_steps: int) -> None:
+    """On a CPU, say how long a step will take, and which preset is sized for one, before anybody waits for it.
+
+    flops: floating point operations of a step. step: what it is made of, in words.
+    """
     rate = measure_matmul_flops() * 0.6  # the share of the matrix product's speed that a whole step reaches
     seconds = flops / rate
     advice = "" if seconds * num_steps < 6 * 3600 else "; the preset sized for a CPU is demo: --preset demo"
     _log.info(
-        "a step is %s tokens and %.3g TFLOP: about %s on this CPU, %s for all %d steps%s",
-        f"{tokens_per_step:,}",
+        "a step is %s and %.3g TFLOP: about %s on this CPU, %s for all %d steps%s",
+        step,
         flops / 1e12,
         human_time(seconds),
         human_time(seconds * num_steps),

@@ -120,7 +120,7 @@ def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`main` sets the precision of products for its process; here, the process goes on. Curves are drawn in the test of
     curves, and nobody needs the speed of this machine: together they take longer than a run."""
     precision = torch.get_float32_matmul_precision()
-    monkeypatch.setattr("train.report.draw_curve", lambda metrics, picture: False)
+    monkeypatch.setattr("train.report.draw_curve", lambda metrics, picture, axis: False)
     monkeypatch.setattr("train.sizing.measure_matmul_flops", lambda: 1e10)
     yield
     torch.set_float32_matmul_precision(precision)
@@ -185,7 +185,7 @@ import importlib, json, os, sys
 import torch._dynamo  # DDP and FSDP2 import it, for seconds
 import train.cli, train.report, train.sizing
 
-train.report.draw_curve = lambda metrics, picture: False
+train.report.draw_curve = lambda metrics, picture, axis: False
 train.sizing.measure_matmul_flops = lambda: 1e10
 
 def signal_at(module, name, call, number):

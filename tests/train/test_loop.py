@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 import train.report
 from pixelcore.checkpoint import load_model, read_manifest, read_stored
-from pixelcore.config import LoRAConfig
+from pixelcore.config import DecoderConfig, LoRAConfig
 from pixelcore.tokenizer import Tokenizer
 from tests.train.conftest import assert_same_run, lines, losses, marks, newest, small_text, tiny, weights
 from train.cli import main
 from train.loop import learning_rate_factor
+from train.objective import Loss
 from train.objectives import next_token
 
 draw_curve = train.report.draw_curve  # as it is outside these tests
@@ -97,10 +98,10 @@ def poison(monkeypatch: pytest.MonkeyPatch, *bad_steps: int, value: float = math
         step += 1
         return learning_rate_factor(*arguments)
 
-    def loss(*arguments: Any) -> next_token.Loss:
+    def loss(*arguments: Any) -> Loss:
         found = original(*arguments)
         if step + 1 in bad_steps:
-            found = next_token.Loss(found.total * value, found.cross_entropy, found.balance)
+            found = Loss(found.total * value, found.reported, found.balance)
         return found
 
     monkeypatch.setattr("train.loop.learning_rate_factor", rate)
@@ -152,7 +153,7 @@ def test_last_checkpoints_and_the_best_stay(text: Path, tmp_path: Path, monkeypa
         value = next(found)
         return {"loss": value, "perplexity": 1.0, "bits_per_byte": 1.0}
 
-    monkeypatch.setattr("train.loop.evaluate", evaluate)
+    monkeypatch.setattr(next_token, "evaluate", evaluate)
     out = tmp_path / "a"
     changes: dict[str, Any] = {"eval__every": 1, "eval__select": "loss", "run__save_every": 1, "run__keep_last": 2}
     assert run(text, out, "--steps", "6", **changes) == 0
@@ -204,9 +205,9 @@ def test_curve_is_drawn(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_curve_without_a_report_or_without_matplotlib_is_left_out(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert not draw_curve(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+    assert not draw_curve(tmp_path / "metrics.jsonl", tmp_path / "loss.png", "loss")
     monkeypatch.setattr("train.report.importlib.util.find_spec", lambda name: None)
-    assert not draw_curve(finished / "metrics.jsonl", tmp_path / "loss.png")
+    assert not draw_curve(finished / "metrics.jsonl", tmp_path / "loss.png", "loss")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -286,7 +287,7 @@ def test_adapters_train_on_a_base_that_stays(text: Path, finished: Path, tmp_pat
     assert adapters and all(".adapters." in name for name in adapters)
     assert any(tensor.abs().sum() > 0 for name, tensor in adapters.items() if name.endswith("up"))
     model = load_model(tmp_path / "a")
-    assert model.config.lora == LoRAConfig(rank=2, dropout=0.1)
+    assert isinstance(model.config, DecoderConfig) and model.config.lora == LoRAConfig(rank=2, dropout=0.1)
     base = weights(finished)
     assert all(torch.equal(dict(model.named_parameters())[name], tensor) for name, tensor in base.items())
     moments = load_file(newest(tmp_path / "a") / "optimizer.safetensors")

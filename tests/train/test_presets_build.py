@@ -16,7 +16,7 @@ from pixelcore.config import DecoderConfig, LoRAConfig, MoEConfig
 from pixelcore.models import MODELS
 from tests.conftest import ROOT
 from train.cli import _parser
-from train.config import TABLES, Settings
+from train.config import SETTINGS, DataConfig, Settings, StripDataConfig
 from train.job import read_settings, tables_of
 
 # specs/decoder.md, section 1: preset, overrides, the card's number, the real count
@@ -38,7 +38,6 @@ def settings_of(name: str, overrides: tuple[str, ...] = ()) -> Settings:
 
 def count_on_meta(settings: Settings) -> int:
     config = settings.model
-    assert isinstance(config, DecoderConfig)
     with torch.device("meta"):
         model = MODELS[config.kind](config)
     return sum(parameter.numel() for parameter in model.parameters())
@@ -48,9 +47,11 @@ def count_on_meta(settings: Settings) -> int:
 def test_every_preset_builds_and_writes_itself_back(name: str):
     settings = settings_of(name)
     config = settings.model
-    assert isinstance(config, DecoderConfig)
     assert count_on_meta(settings) == num_parameters(config)
-    assert settings.data.block_size <= config.context_length
+    if isinstance(config, DecoderConfig):
+        assert isinstance(settings.data, DataConfig) and settings.data.block_size <= config.context_length
+    else:
+        assert isinstance(settings.data, StripDataConfig) and settings.data.row_patches <= config.num_patches
     assert read_settings(presets.write(tables_of(settings)), (), "itself") == settings
 
 
@@ -111,22 +112,27 @@ def attributes_read(folder: Path) -> Iterator[str]:
 
 
 def records() -> Iterator[type]:
-    for choice in TABLES.values():
-        yield from choice.values() if isinstance(choice, Mapping) else [choice]
+    for _, tables in SETTINGS.values():
+        for choice in tables.values():
+            yield from choice.values() if isinstance(choice, Mapping) else [choice]
     yield from (MoEConfig, LoRAConfig)
 
 
-@pytest.mark.parametrize("record", list(records()), ids=lambda record: record.__name__)
+@pytest.mark.parametrize("record", list(dict.fromkeys(records())), ids=lambda record: record.__name__)
 def test_every_setting_is_read_somewhere(record: type):
-    read = {name for package in ("pixelcore", "train", "infer", "kernels") for name in attributes_read(ROOT / package)}
+    packages = ("pixelcore", "train", "infer", "kernels", "render")
+    read = {name for package in packages for name in attributes_read(ROOT / package)}
     assert dataclasses.is_dataclass(record)
     assert [field.name for field in dataclasses.fields(record) if field.name not in read] == []
 
 
-def test_tables_are_the_fields_of_the_settings():
-    assert list(TABLES) == [field.name for field in dataclasses.fields(Settings)]
-    hints = typing.get_type_hints(Settings)
-    assert all(hints[name] is choice for name, choice in TABLES.items() if isinstance(choice, type))
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_tables_are_the_fields_of_the_settings(kind: str):
+    record, tables = SETTINGS[kind]
+    assert set(tables) == {field.name for field in dataclasses.fields(record)}
+    hints = typing.get_type_hints(record)
+    choices = {name: choice.values() if isinstance(choice, Mapping) else [choice] for name, choice in tables.items()}
+    assert [name for name in tables if hints[name] not in choices[name]] == []
 
 
 def test_defaults_are_written_once():

@@ -174,7 +174,7 @@ def test_stop_before_the_checkpoint_trains_nothing(text: Path, tmp_path: Path):
 def test_micro_batch_is_decided_once(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "b"
     sizes = []
-    monkeypatch.setattr("train.job.micro_batch_blocks", lambda *arguments: sizes.append(arguments) or 3)
+    monkeypatch.setattr("train.job.micro_batch_blocks", lambda needed, device, **others: sizes.append(needed) or 3)
     assert run(text, out, "--steps", "4", "--stop-at", "2", run__micro_batch_blocks=0) == 0
     assert "micro_batch_blocks = 3" in (out / "config.toml").read_text()
     assert resume(out) == 0

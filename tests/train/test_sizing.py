@@ -76,10 +76,14 @@ def test_estimate_of_arithmetic_is_that_of_the_products():
 
 
 def fits(free: float, limit: int = 1024, **changes: Any) -> int:
-    settings: dict[str, Any] = {"dtype": torch.float32, "recompute": False} | changes
+    settings: dict[str, Any] = {"bytes_per_value": 4, "recompute": False} | changes
+
+    def needed(blocks: int) -> float:
+        return training_bytes(CONFIG, blocks * 256, **settings)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sizing, "free_bytes", lambda device: int(free))
-        return micro_batch_blocks(CONFIG, torch.device("meta"), 256, limit, **settings)
+        return micro_batch_blocks(needed, torch.device("meta"), limit=limit, rows=256, block="256 tokens")
 
 
 def test_micro_batch_grows_with_the_memory_up_to_the_limit():
@@ -87,13 +91,13 @@ def test_micro_batch_grows_with_the_memory_up_to_the_limit():
     sizes = [fits(one * factor) for factor in (1.01, 1.8, 4, 40)]
     assert sizes == sorted(sizes) and sizes[0] == 1 and sizes[-1] > 8
     assert fits(one * 40, limit=5) == 4
-    assert fits(one * 4, dtype=torch.bfloat16) > fits(one * 4)
+    assert fits(one * 4, bytes_per_value=2) > fits(one * 4)
     assert fits(one * 4, recompute=True) > fits(one * 4)
 
 
 def test_cpu_takes_no_more_than_it_can_use():
-    blocks = micro_batch_blocks(CONFIG, CPU, 256, 10_000, torch.float32, False)
-    assert blocks == sizing._CPU_TOKENS // 256
+    blocks = micro_batch_blocks(lambda blocks: 1e6 * blocks, CPU, limit=10_000, rows=256, block="256 tokens")
+    assert blocks == sizing._CPU_ROWS // 256
 
 
 def test_model_that_does_not_fit_says_what_would_help():
@@ -117,7 +121,7 @@ def test_cost_is_announced_with_advice_where_it_is_long(
     num_steps: int, advised: bool, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.INFO, "train")
-    announce_cpu_cost(CONFIG, 4096, 256, num_steps)
+    announce_cpu_cost(flops_per_token(CONFIG, 256) * 4096, "4,096 tokens", num_steps)
     assert "a step is 4,096 tokens and 0.0" in caplog.text
     assert ("--preset demo" in caplog.text) == advised
 

@@ -79,6 +79,9 @@ class Batches:
         packed = Packed.from_lengths(lengths, documents, device)
         return MicroBatch(_put(torch.cat(ids), device), _put(torch.cat(targets), device), packed)
 
+    def close(self) -> None:
+        """Nothing is held open: blocks are read from a memory map."""
+
 
 def _put(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda":

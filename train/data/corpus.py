@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,12 @@ from pixelcore.documents import find_files
 from pixelcore.durable import write_file, write_json
 from pixelcore.errors import UserError
 from pixelcore.tokenizer import Tokenizer, train_tokenizer
-from train.config import DataConfig, TokenizerConfig
+from train.config import DataConfig, TextConfig, TokenizerConfig
 from train.data.blocks import Blocks
 from train.data.split import Role, Selection, Split, overlap_share, split_files
 from train.data.standard_library import standard_library_corpus
 from train.data.token_store import QUIET_BYTES, TokenStore, prepare
+from train.objective import Belongings
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +65,28 @@ class Corpus:
         parts = [(blocks.store.key, blocks.num_targets_total, blocks.size) for blocks in self.training + self.held_out]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
+    @property
+    def splits(self) -> list[Split]:
+        """Who is held out, for each source."""
+        return [source.split for source in self.sources]
 
-def find_sources(data: DataConfig, standard_library: Path | None = None) -> tuple[list[Source], list[Source]]:
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was prepared."""
+        return {
+            "training_tokens": sum(blocks.num_targets_total for blocks in self.training),
+            "held_out_tokens": sum(blocks.num_targets_total for blocks in self.held_out),
+            "overlap": self.overlap,
+            "stores": [str(blocks.store.folder) for blocks in self.training],
+        }
+
+    @property
+    def belongings(self) -> Belongings:
+        """What a checkpoint must keep: the tokenizer."""
+        return Belongings(tokenizer=self.tokenizer)
+
+
+def find_sources(data: TextConfig, standard_library: Path | None = None) -> tuple[list[Source], list[Source]]:
     """The training sources and, where the configuration names separate paths, the held-out ones.
 
     standard_library: the run's own copy of the default corpus, where it has one. Raises UserError for paths and splits

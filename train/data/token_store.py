@@ -226,9 +226,9 @@ def _build(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     if num_documents == 0:
-        raise UserError(f"{_listed(files)}: no text in it; a source needs at least one document that is not empty")
+        raise UserError(f"{listed(files)}: no text in it; a source needs at least one document that is not empty")
     if list(sources) != describe_files(files):
-        raise UserError(f"{_listed(files)}: changed while being read: start again when the files are complete")
+        raise UserError(f"{listed(files)}: changed while being read: start again when the files are complete")
     content = {
         "format": "pixelcore tokens",
         "version": FORMAT_VERSION,
@@ -298,7 +298,7 @@ class _Writer:
 
 
 def _progress(files: Sequence[Path], label: str) -> tqdm:
-    total = sum(_text_size(file) for file in files)
+    total = sum(text_size(file) for file in files)
     description = f"tokenizing {label}".strip()
     interval = 0.2 if sys.stderr.isatty() else 30  # a log file gets a line for each refresh
     return tqdm(
@@ -312,7 +312,7 @@ def _progress(files: Sequence[Path], label: str) -> tqdm:
     )
 
 
-def _text_size(file: Path) -> int:
+def text_size(file: Path) -> int:
     """Bytes of text in a file, about: gzip says so in its last four bytes, modulo 4 GiB."""
     size = file.stat().st_size
     if file.suffix == ".gz" and size >= 4:
@@ -322,5 +322,6 @@ def _text_size(file: Path) -> int:
     return size
 
 
-def _listed(files: Sequence[Path]) -> str:
+def listed(files: Sequence[Path]) -> str:
+    """The files in few words, for errors."""
     return str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")

@@ -1,5 +1,10 @@
-"""What a model is trained to do, by the `kind` of the objective table."""
+"""What a model is trained to do, by the `kind` of the objective table.
 
-from train.objectives import next_token
+An objective is a module. The job, the loop and the command line ask it everything that depends on what is learned, in
+this order; `Objective` lists the questions. The rest of training does not know tokens from strips.
+"""
 
-OBJECTIVES = {"next_token": next_token}
+from train.objective import Objective
+from train.objectives import masked_patches, next_token
+
+OBJECTIVES: dict[str, Objective] = {"next_token": next_token, "masked_patches": masked_patches}

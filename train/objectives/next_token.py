@@ -1,24 +1,200 @@
-"""Predict each token of a document from those before it: the objective of the decoder."""
+"""Predict each token of a document from those before it: the objective of the decoder.
 
-from dataclasses import dataclass
+Data are blocks of tokens (`train/data/blocks.py`), the loss is the cross entropy, and what the model can do is shown by
+what it writes after a few prompts. Loss per token depends on the tokenizer; bits per byte does not: the bits it takes
+to write the held-out text, document ends included, divided by the bytes of the text. Perplexity is exp(loss).
+"""
 
+import logging
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
 from torch import Tensor, nn
 
-from train.data.batches import MicroBatch
+from infer.generate_tokens import generate
+from infer.sampling import SamplingConfig
+from pixelcore.accounting import flops_per_token, training_bytes
+from pixelcore.config import DecoderConfig
+from pixelcore.errors import UserError
+from pixelcore.models.decoder import Decoder
+from pixelcore.stored import Stored
+from pixelcore.tokenizer import Tokenizer
+from train.config import DataConfig, TokenSettings
+from train.data.batches import Batches, MicroBatch
+from train.data.blocks import Blocks
+from train.data.corpus import Corpus, build_corpus, check_tokenizer, find_sources, find_tokenizer
+from train.data.order import BlockOrder
+from train.distributed import Ranks
+from train.objective import Loss
+from train.report import Reporter
+
+_log = logging.getLogger(__name__)
+
+UNIT = "tokens"  # what progress is counted in
+CURVE = "loss (nats per token)"
+
+
+# ------------------------------------------------------------------ before the first step
+
+
+def adopt(settings: TokenSettings, stored: Stored, init: Path) -> TokenSettings:
+    """The stored architecture, adapters and dropout as the run wants them, blocks within its context."""
+    assert isinstance(stored.config, DecoderConfig)
+    if stored.tokenizer is None and not settings.tokenizer.path:
+        raise UserError(f"--init {init}: has no tokenizer; name its own with --set tokenizer.path=FILE")
+    if stored.tokenizer is not None and settings.tokenizer.path:
+        check_tokenizer(Tokenizer.load(settings.tokenizer.path), stored.tokenizer.sha256, str(init))
+    model = _with_architecture(settings.model, stored.config)
+    return replace(settings, model=model, data=_within_context(settings.data, model.context_length))
+
+
+def _with_architecture(wanted: DecoderConfig, found: DecoderConfig) -> DecoderConfig:
+    if found.lora is not None and wanted.lora is not None and found.lora != wanted.lora:
+        raise UserError("--init has adapters of another shape than model.lora: export it with --merge first")
+    return replace(
+        found, lora=wanted.lora or found.lora, dropout=wanted.dropout, attention_dropout=wanted.attention_dropout
+    )
+
+
+def _within_context(data: DataConfig, context_length: int) -> DataConfig:
+    """Blocks no longer than a model's context, and about as many tokens in a step."""
+    if data.block_size <= context_length:
+        return data
+    blocks = max(1, data.tokens_per_step // context_length)
+    _log.info("data.block_size = %d: the context of the model that --init names", context_length)
+    return replace(data, block_size=context_length, tokens_per_step=blocks * context_length)
+
+
+def find_data(
+    settings: TokenSettings, ranks: Ranks, stored: Stored | None, own_text: Path | None
+) -> tuple[Corpus, TokenSettings]:
+    """Data and tokenizer, and the settings with the vocabulary that the tokenizer really has."""
+    data, model = settings.data, settings.model
+    if data.block_size > model.context_length:
+        raise UserError(
+            f"data.block_size = {data.block_size} must not exceed model.context_length = {model.context_length}"
+        )
+    tokenizer = None if stored is None else stored.tokenizer  # the ids of another one would be other words
+    if not ranks.is_first:
+        ranks.wait()  # the first rank prepares; the others find everything in the cache
+    sources, held_out = find_sources(data, own_text)
+    if tokenizer is None:
+        tokenizer = find_tokenizer(sources, data, settings.tokenizer, model.vocab_size)
+    corpus = build_corpus(sources, held_out, tokenizer, data, settings.eval.max_tokens)
+    if ranks.is_first:
+        ranks.wait()
+        tokens = sum(blocks.num_targets_total for blocks in corpus.training)
+        _log.info(
+            "%s tokens to train on, %s held out; of the held-out 50-character windows %.2f %% occur in training text",
+            f"{tokens:,}",
+            f"{sum(blocks.num_targets_total for blocks in corpus.held_out):,}",
+            100 * corpus.overlap,
+        )
+    return corpus, replace(settings, model=replace(model, vocab_size=tokenizer.vocab_size))
+
+
+def num_blocks(settings: TokenSettings) -> int:
+    """Blocks of one step."""
+    return settings.data.tokens_per_step // settings.data.block_size
+
+
+def block_units(settings: TokenSettings) -> int:
+    """Tokens of a block."""
+    return settings.data.block_size
+
+
+def describe_block(settings: TokenSettings) -> str:
+    """A block in words."""
+    return f"{settings.data.block_size} tokens"
+
+
+def block_bytes(settings: TokenSettings, blocks: int, bytes_per_value: int, recompute: bool) -> float:
+    """Estimated peak memory of a training step with micro-batches of so many blocks."""
+    num_tokens = blocks * settings.data.block_size
+    return training_bytes(settings.model, num_tokens, bytes_per_value=bytes_per_value, recompute=recompute)
+
+
+def block_rows(settings: TokenSettings) -> int:
+    """A row for each token."""
+    return settings.data.block_size
+
+
+def step_flops(settings: TokenSettings) -> float:
+    """Floating point operations of one optimizer step."""
+    return flops_per_token(settings.model, settings.data.block_size) * settings.data.tokens_per_step
 
 
 @dataclass(frozen=True)
-class Loss:
-    """total: what is differentiated. cross_entropy: the part that says how well the text is predicted. balance: the
-    experts' load-balancing loss before its coefficient. All are scaled sums: over the micro-batches and ranks of a step
-    they add up to means."""
+class HeldOut:
+    """Held-out blocks, all of them dealt out as one step, and the bytes of text that they hold."""
 
-    total: Tensor
-    cross_entropy: Tensor
-    balance: Tensor
+    batches: Batches
+    num_bytes: int
+
+
+def deal(settings: TokenSettings, corpus: Corpus, ranks: Ranks) -> tuple[Batches, HeldOut]:
+    """The training blocks in the order of the seed, and the held-out text as one step of its own."""
+    run, data = settings.run, settings.data
+    dealing = {"micro_batch_blocks": run.micro_batch_blocks, "rank": ranks.rank, "world": ranks.world}
+    order = BlockOrder(run.seed, [len(blocks) for blocks in corpus.training], data.weights or None)
+    batches = Batches(corpus.training, order, blocks_per_step=num_blocks(settings), **dealing)
+    return batches, _held_out(corpus.held_out, dealing)
+
+
+def _held_out(blocks: list[Blocks], dealing: dict[str, int]) -> HeldOut:
+    sizes = [len(source) for source in blocks]
+    batches = Batches(blocks, BlockOrder(0, sizes), blocks_per_step=sum(sizes), **dealing)
+    return HeldOut(batches, sum(source.num_text_bytes for source in blocks))
+
+
+# ------------------------------------------------------------------ in a step, and after it
 
 
 def loss(model: nn.Module, batch: MicroBatch, scale: Tensor, dropout_seed: Tensor | None) -> Loss:
     """The loss of one micro-batch; scale is 1 / (targets of the whole step)."""
     out = model(batch.ids, batch.packed, targets=batch.targets, scale=scale, dropout_seed=dropout_seed)
     return Loss(out.loss, out.cross_entropy, out.balance * out.count * scale)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, held_out: HeldOut, ranks: Ranks) -> dict[str, float]:
+    """loss (nats per token), perplexity and bits_per_byte of a model on held-out text. Every rank must call it."""
+    was_training = model.training
+    model.eval()
+    one = torch.ones((), device=ranks.device)
+    totals = torch.zeros(2, dtype=torch.float64, device=ranks.device)
+    for index in range(held_out.batches.per_rank):
+        batch = held_out.batches.micro_batch(0, index, ranks.device)
+        out = model(batch.ids, batch.packed, targets=batch.targets, scale=one)
+        totals += torch.stack((out.cross_entropy.double(), out.count.double()))
+    model.train(was_training)
+    nats, count = ranks.sum(totals).tolist()
+    loss = nats / count
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": nats / math.log(2) / held_out.num_bytes,
+    }
+
+
+def say(values: dict[str, float]) -> str:
+    """What `evaluate` found, in a line."""
+    return (
+        f"held-out loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}, "
+        f"{values['bits_per_byte']:.4f} bits per byte"
+    )
+
+
+def show(
+    model: Decoder, settings: TokenSettings, corpus: Corpus, held_out: HeldOut, reporter: Reporter, step: int
+) -> dict[str, float]:
+    """What the model writes after each prompt."""
+    prompts = list(settings.eval.prompts)
+    if prompts:
+        sampling = SamplingConfig(temperature=0.8, top_p=0.95, seed=settings.run.seed)
+        room = max(1, min(settings.eval.sample_tokens, settings.model.context_length // 2))
+        written = generate(model, corpus.tokenizer, prompts, sampling, max_tokens=room)
+        reporter.sample(step, [(one.prompt, one.text) for one in written])
+    return {}

@@ -1,0 +1,2 @@
+"""Text as rows of pixels: cleaned, joined, measured and kept once (rows, row_store), drawn whenever a step needs them
+(drawing, strip_batches). Processes that draw import `rows` and `drawing` and no torch, so that they start at once."""
