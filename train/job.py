@@ -193,9 +193,12 @@ def _check_heard(wanted: Settings, adopted: Settings, overrides: Sequence[str], 
     """Raise UserError for an override of [render] that the renderer of the model takes the place of."""
     for override in overrides:
         table, _, key = override.partition("=")[0].strip().partition(".")
-        if table == "render" and getattr(getattr(wanted, table), key) != (value := getattr(adopted.render, key)):
+        if table != "render":
+            continue
+        asked, found = (getattr(getattr(settings, table), key) for settings in (wanted, adopted))
+        if asked != found:
             raise UserError(
-                f"--set {override}: the model of --init {init} has seen strips with render.{key} = {value!r}: leave it "
+                f"--set {override}: the model of --init {init} has seen strips with render.{key} = {found!r}: leave it "
                 "out, or --set render.accept_changed=true"
             )
 

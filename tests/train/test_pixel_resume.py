@@ -9,16 +9,20 @@ import pytest
 from tests.train.conftest import Server, lines, marks, newest
 from tests.train.tiny_pixels import LOOKING, assert_same_pixel_run, resume, run, tiny_pixels
 
-# 5 rows a step: an epoch of the short text ends within the fourth step or so
 VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
-    "with pictures and reading, after an evaluation": (6, LOOKING),
-    "without dropout": (3, {"model__hidden_dropout": 0.0, "model__attention_dropout": 0.0}),
-    "recomputing, between reports": (7, {"run__recompute": True, "run__log_every": 5}),
-    "in bf16, masks of PIXEL-M4 as the paper counts": (
-        5,
-        {"run__precision": "bf16", "objective__rule": "span-m4", "objective__counts": "paper"},
+    "with pictures and reading, after an evaluation": (3, LOOKING | {"eval__every": 3}),
+    "recomputing, between reports": (4, {"run__recompute": True, "run__log_every": 3}),
+    "in bf16, without dropout, masks of PIXEL-M4 as the paper counts": (
+        2,
+        {
+            "run__precision": "bf16",
+            "model__hidden_dropout": 0.0,
+            "model__attention_dropout": 0.0,
+            "objective__rule": "span-m4",
+            "objective__counts": "paper",
+        },
     ),
-    "bigrams in three colours": (4, {"render__layout": "bigrams", "render__color": "rgb"}),
+    "bigrams in three colours": (1, {"render__layout": "bigrams", "render__color": "rgb"}),
 }
 
 
@@ -33,8 +37,8 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resumed_run_equals_the_uninterrupted_one(variant: str, text: Path, tmp_path: Path):
     stop, changes = VARIANTS[variant]
-    assert run(text, tmp_path / "a", "--steps", "10", **changes) == 0
-    assert run(text, tmp_path / "b", "--steps", "10", "--stop-at", str(stop), **changes) == 0
+    assert run(text, tmp_path / "a", "--steps", "5", **changes) == 0
+    assert run(text, tmp_path / "b", "--steps", "5", "--stop-at", str(stop), **changes) == 0
     assert marks(tmp_path / "b")["finished"] is False
     assert resume(tmp_path / "b") == 0
     assert_same_pixel_run(tmp_path / "a", tmp_path / "b")
@@ -42,9 +46,10 @@ def test_resumed_run_equals_the_uninterrupted_one(variant: str, text: Path, tmp_
 
 def test_resumed_in_the_midst_of_an_epoch_that_is_not_the_first(text: Path, tmp_path: Path):
     few = tmp_path / "few.txt"
-    few.write_text("\n\n".join(text.read_text().split("\n\n")[:12]))
-    assert run(few, tmp_path / "a", "--steps", "16", eval__max_rows=2) == 0
-    assert run(few, tmp_path / "b", "--steps", "16", "--stop-at", "13", eval__max_rows=2) == 0
+    few.write_text("\n\n".join(text.read_text().split("\n\n")[:6]))
+    changes = {"eval__max_rows": 2, "data__rows_per_step": 13}
+    assert run(few, tmp_path / "a", "--steps", "4", **changes) == 0
+    assert run(few, tmp_path / "b", "--steps", "4", "--stop-at", "2", **changes) == 0
     assert resume(tmp_path / "b") == 0
     assert_same_pixel_run(tmp_path / "a", tmp_path / "b")
 
@@ -85,9 +90,7 @@ def test_changed_text_is_refused(text: Path, tmp_path: Path, capsys: pytest.Capt
     assert "text has changed since the run began" in capsys.readouterr().err
 
 
-def test_changed_renderer_is_refused(
-    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_changed_renderer_is_refused(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(text, tmp_path / "b", "--steps", "4", "--stop-at", "2") == 0
     config = tmp_path / "b" / "config.toml"
     config.write_text(config.read_text().replace("lift = 2", "lift = 1"))

@@ -27,7 +27,7 @@ from pixelcore.models.vit_mae import ViTMAE
 from pixelcore.ops import REFERENCE
 from pixelcore.patches import Patches
 from pixelcore.stored import Stored
-from render import RenderError, Renderer
+from render import Renderer, RenderError
 from render.config import RenderConfig
 from render.picture import write_png
 from render.renderer import changes
@@ -108,8 +108,8 @@ def _check_sizes(settings: StripSettings) -> None:
         raise UserError("render.color = 'rgb' needs model.num_channels = 3: edit [render] or [model]")
     if data.row_patches > model.num_patches and not model.interpolate_positions:
         raise UserError(
-            f"data.row_patches = {data.row_patches} must not exceed model.num_patches = {model.num_patches}: shorten the "
-            "rows, or set model.interpolate_positions = true"
+            f"data.row_patches = {data.row_patches} must not exceed model.num_patches = {model.num_patches}: shorten "
+            "the rows, or set model.interpolate_positions = true"
         )
 
 
@@ -192,7 +192,7 @@ def deal(settings: StripSettings, corpus: StripCorpus, ranks: Ranks) -> tuple[St
     """The training rows in the order of the seed, and the held-out rows."""
     run, data = settings.run, settings.data
     renderer = Renderer(RenderConfig.from_dict(corpus.renderer["config"]))
-    dealing = {"micro_batch_rows": run.micro_batch_blocks, "rank": ranks.rank, "world": ranks.world}
+    dealing: dict[str, Any] = {"micro_batch_rows": run.micro_batch_blocks, "rank": ranks.rank, "world": ranks.world}
     batches = StripBatches(
         corpus.training,
         BlockOrder(run.seed, [len(store) for store in corpus.training], data.weights or None),
@@ -290,6 +290,7 @@ def show(
             "characters_low": found.low,
             "characters_high": found.high,
             "characters_count": found.count,
+            "characters_ceiling": found.ceiling,
             "characters_nearest": found.nearest,
             "characters_ngram": found.ngram,
             "characters_most_frequent": found.most_frequent,

@@ -53,7 +53,12 @@ class RowStore:
 
     def __init__(self, folder: Path, stride: int = 1) -> None:
         self.folder, self.stride = folder, stride
-        content = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        try:
+            content = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        except ValueError as cause:
+            raise UserError(
+                f"{folder / 'store.json'}: damaged ({cause}): delete the folder, it will be made again"
+            ) from cause
         self.key: str = content["key"] if stride == 1 else f"{content['key']}-{stride}"
         self.row_patches: int = content["row_patches"]
         self.identity: dict[str, Any] = content["renderer"]
