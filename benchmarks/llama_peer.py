@@ -18,7 +18,9 @@ from train.job import read_settings
 
 def architecture(preset: str) -> DecoderConfig:
     """The model table of a preset."""
-    return read_settings(presets.load(preset), (), f"preset {preset}").model
+    config = read_settings(presets.load(preset), (), f"preset {preset}").model
+    assert isinstance(config, DecoderConfig)
+    return config
 
 
 def as_llama(model: Decoder) -> LlamaForCausalLM:

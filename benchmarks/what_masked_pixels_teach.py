@@ -176,9 +176,10 @@ def table(result: dict[str, Any]) -> str:
             )
     for arm, runs in result["arms"].items():
         known = runs[0]["baselines"]
+        shares = {name: f"{100 * known[f'characters_{name}']:.2f} %" for name in ("most_frequent", "ngram", "nearest")}
         lines.append(
-            f"{arm}, of {known['characters_count']} characters: most frequent "
-            f"{100 * known['characters_most_frequent']:.2f} %, 5-gram {100 * known['characters_ngram']:.2f} %, nearest patch {100 * known['characters_nearest']:.2f} %"
+            f"{arm}, of {known['characters_count']} characters: most frequent {shares['most_frequent']}, 5-gram "
+            f"{shares['ngram']}, nearest patch {shares['nearest']}"
         )
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from infer.benchmarks.masked_characters import MaskedCharacters, Row
+from infer.pixels import check_renderer
 from infer.reconstruct import figure, predict, reconstruct_rows
 from pixelcore.accounting_vit import strip_flops, strip_training_bytes
 from pixelcore.config import ViTMAEConfig
@@ -30,7 +31,6 @@ from pixelcore.stored import Stored
 from render import Renderer, RenderError
 from render.config import RenderConfig
 from render.picture import write_png
-from render.renderer import changes
 from train.config import RenderTable, StripSettings
 from train.data.corpus import find_sources, training_texts
 from train.data.order import BlockOrder
@@ -111,21 +111,6 @@ def _check_sizes(settings: StripSettings) -> None:
             f"data.row_patches = {data.row_patches} must not exceed model.num_patches = {model.num_patches}: shorten "
             "the rows, or set model.interpolate_positions = true"
         )
-
-
-def check_renderer(identity: dict[str, Any], renderer: Renderer, accept_changed: bool, where: str) -> None:
-    """Refuse to go on with strips that are drawn otherwise than those that the model has seen, unless asked to."""
-    # the longest strip may change, and what identifies a renderer is cut by it
-    alike = Renderer(renderer.config.replace(max_patches=identity["config"]["max_patches"]))
-    found = changes(identity, alike.identity())
-    if not found:
-        return
-    if not accept_changed:
-        raise UserError(
-            f"{where}: the model has seen strips of another renderer ({'; '.join(found[:3])}): draw them alike, or "
-            "--set render.accept_changed=true"
-        )
-    _log.warning("%s: strips are drawn otherwise than those that the model has seen: %s", where, "; ".join(found))
 
 
 def num_blocks(settings: StripSettings) -> int:
