@@ -28,6 +28,7 @@ ONLY_IN = {
     "freetype": ["render/"],
     "uharfbuzz": ["render/"],
     "sentencepiece": ["pixelcore/tokenizer.py"],
+    "huggingface_hub": ["pixelcore/hub.py"],
     "torch": ["pixelcore/", "kernels/", "infer/", "train/"],
 }
 NOT_SHIPPED = {"tests", "benchmarks"}
