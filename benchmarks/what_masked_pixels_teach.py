@@ -2,27 +2,32 @@
 
     python -m benchmarks.what_masked_pixels_teach --books en_books/ --out runs/teach
 
-Arms, each with every seed, all trained alike (preset pixel-novels) on ten novels and measured on the same rows of two
+Arms, each with every seed, all trained alike on the first part of ten novels and measured on the same rows of two
 others under the same masks:
 
     text        the novels, drawn continuously
-    shuffled    the same novels with the letters of each document shuffled: ink, word lengths and punctuation as they
+    shuffled    the same text with the letters of each document shuffled: ink, word lengths and punctuation as they
                 were, and no language; measured on the real text
     bigrams     the novels, drawn as pairs of characters
     untrained   the initial weights, drawn continuously
 
+A run has three stages, rows of 5, 9 and 17 patches, end patch included (the last is the preset pixel-novels): where to
+look, relative to a hole, is what takes longest to learn, and in short rows there are few places to look.
+
 The figure that can be compared is the share of the hidden characters that a reader reads off the painted strips, beside
 what needs no model: the most frequent character, a character 5-gram that fills the gaps, and the nearest visible patch.
-A run that exists is resumed, so the command can be repeated.
+A stage that exists is resumed, so the command can be repeated.
 """
 
 import argparse
 import gzip
 import json
 import random
+import shlex
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,10 @@ from pixelcore.documents import read_documents
 ARMS = ("text", "shuffled", "bigrams", "untrained")
 HELD_OUT = ("great_expectations.txt.gz", "dracula.txt.gz")
 TEST = ("pride_and_prejudice.txt.gz", "sherlock_holmes.txt.gz")
+SHARE = 0.1  # of each work; a run reads about as much
+FIRST_CHARACTERS = 50_000  # of each work, for the stages of short rows
+# rows of so many patches, so many of them in a step, for so many steps
+STAGES = ((5, 102, 500), (9, 57, 600))
 FIGURES = ("characters", "characters_low", "characters_high", "loss", "pixel_loss")
 BASELINES = ("characters_most_frequent", "characters_ngram", "characters_nearest", "characters_count")
 
@@ -50,15 +59,21 @@ def main() -> None:
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    texts = {"text": list(training_works(arguments.books))}
-    texts["shuffled"] = [shuffled_copy(work, arguments.out / "shuffled" / work.name) for work in texts["text"]]
+    texts = {
+        arm: {
+            "first": copies(arguments, arm, lambda text: text[:FIRST_CHARACTERS], "first"),
+            "all": copies(arguments, arm, lambda text: text[: int(SHARE * len(text))], "all"),
+        }
+        for arm in ("text", "shuffled")
+    }
     jobs = [(arm, seed) for seed in range(arguments.seeds) for arm in arguments.arms]
     running: list[tuple[tuple[str, int], subprocess.Popen[bytes]]] = []
     while jobs or running:
         while jobs and len(running) < arguments.parallel:
             arm, seed = jobs.pop(0)
-            command = training(arm, seed, texts["shuffled" if arm == "shuffled" else "text"], arguments)
-            running.append(((arm, seed), subprocess.Popen(command, stdout=sys.stderr)))
+            commands = training(arm, seed, texts["shuffled" if arm == "shuffled" else "text"], arguments)
+            chained = " && ".join(shlex.join(command) for command in commands)
+            running.append(((arm, seed), subprocess.Popen(["sh", "-c", chained], stdout=sys.stderr)))
         name, process = running.pop(0)
         if process.wait():
             raise SystemExit(f"{name[0]}, seed {name[1]}: training ended with status {process.returncode}")
@@ -80,23 +95,34 @@ def training_works(books: Path) -> list[Path]:
     return works
 
 
-def shuffled_copy(work: Path, copy: Path) -> Path:
-    """The work with the letters of each document shuffled among their places; all else stays."""
-    if not copy.exists():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shuffle = random.Random(work.name).shuffle
-        documents = []
-        for text in read_documents(work):
-            characters = list(text)
-            places = [place for place, character in enumerate(characters) if unicodedata.category(character)[0] == "L"]
-            letters = [characters[place] for place in places]
-            shuffle(letters)
-            for place, letter in zip(places, letters, strict=True):
-                characters[place] = letter
-            documents.append("".join(characters))
-        with gzip.open(copy, "wt", encoding="utf-8") as file:
-            file.write("\n\n".join(documents))
-    return copy
+def copies(arguments: argparse.Namespace, arm: str, cut: Callable[[str], str], name: str) -> list[Path]:
+    """The works, cut, their letters shuffled for that arm, as files."""
+    files = []
+    for work in training_works(arguments.books):
+        file = arguments.out / "texts" / f"{arm}-{name}" / work.name
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            text = cut("\n\n".join(read_documents(work)))
+            text = shuffled(text, work.name) if arm == "shuffled" else text
+            with gzip.open(file, "wt", encoding="utf-8") as opened:
+                opened.write(text)
+        files.append(file)
+    return files
+
+
+def shuffled(text: str, seed: str) -> str:
+    """The letters of each document in other places of letters; all else stays."""
+    shuffle = random.Random(seed).shuffle
+    documents = []
+    for document in text.split("\n\n"):
+        characters = list(document)
+        places = [place for place, character in enumerate(characters) if unicodedata.category(character)[0] == "L"]
+        letters = [characters[place] for place in places]
+        shuffle(letters)
+        for place, letter in zip(places, letters, strict=True):
+            characters[place] = letter
+        documents.append("".join(characters))
+    return "\n\n".join(documents)
 
 
 def run_of(folder: Path, arm: str, seed: int) -> Path:
@@ -104,24 +130,39 @@ def run_of(folder: Path, arm: str, seed: int) -> Path:
     return folder / f"{arm}-{seed}"
 
 
-def training(arm: str, seed: int, works: list[Path], arguments: argparse.Namespace) -> list[str]:
-    """The command of one run."""
+def training(arm: str, seed: int, works: dict[str, list[Path]], arguments: argparse.Namespace) -> list[list[str]]:
+    """The commands of one run, stage by stage."""
     run = run_of(arguments.out, arm, seed)
+    layout = ["render.layout=bigrams"] if arm == "bigrams" else []
+    if arm == "untrained":  # one step that changes nothing a reader could see
+        still = ["run.steps=1", "optimizer.learning_rate=1e-12", "schedule.warmup_steps=0"]
+        return [start(run, seed, works["all"], arguments, [*arguments.set, *still])]
+    commands, before = [], None
+    for number, (patches, rows, steps) in enumerate(STAGES):
+        stage = run.with_name(f"{run.name}-stage{number}")
+        changes = [f"data.row_patches={patches}", f"data.min_patches={patches - 1}", f"data.rows_per_step={rows}"]
+        changes += [f"run.micro_batch_blocks={rows}", f"run.steps={steps}", "schedule.shape=constant"]
+        changes += [f"eval.every={steps}", "eval.read_rows=0", "eval.picture_rows=0", *layout, *arguments.set]
+        commands.append(start(stage, seed, works["first"], arguments, changes, before))
+        layout, before = [], stage  # the next stage draws as its model has seen
+    changes = [*arguments.set] + ([] if arguments.steps is None else [f"run.steps={arguments.steps}"])
+    return [*commands, start(run, seed, works["all"], arguments, changes, before)]
+
+
+def start(
+    run: Path, seed: int, works: list[Path], arguments: argparse.Namespace, changes: list[str], init: Path | None = None
+) -> list[str]:
+    """The command that starts one stage, or goes on with it."""
     command = [sys.executable, "-m", "train"]
     if (run / "run.json").exists():
         return [*command, "--resume", str(run)]
     command += ["--preset", "pixel-novels", "--seed", str(seed), "--out", str(run)]
+    command += [] if init is None else ["--init", str(init)]
     for work in works:
         command += ["--data", str(work)]
     for name in HELD_OUT:
         command += ["--valid", str(arguments.books / name)]
-    changes = ["data.split=by-document", "data.test=[]", *arguments.set]
-    changes += ["render.layout=bigrams"] if arm == "bigrams" else []
-    if arm == "untrained":  # one step that changes nothing a reader could see
-        changes += ["run.steps=1", "optimizer.learning_rate=1e-12", "schedule.warmup_steps=0"]
-    elif arguments.steps is not None:
-        changes.append(f"run.steps={arguments.steps}")
-    for change in changes:
+    for change in ["data.split=by-document", "data.test=[]", *changes]:
         command += ["--set", change]
     return command
 
