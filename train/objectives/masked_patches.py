@@ -246,7 +246,8 @@ def raw_pixel_error(predictions_MO: Tensor, patches: Patches, normalised: bool) 
         values = predictions_MO.shape[1]
         variance_M1 = target_MA.var(1, keepdim=True, correction=0) * (values / (values - 1))
         predictions_MO = predictions_MO.float() * (variance_M1 + 1e-6).sqrt() + target_MA.mean(1, keepdim=True)
-    error, _ = REFERENCE.pixel_mse(predictions_MO, patches.pixels, patches.scored, False, torch.ones(()))
+    one = torch.ones((), device=predictions_MO.device)
+    error, _ = REFERENCE.pixel_mse(predictions_MO, patches.pixels, patches.scored, False, one)
     return error
 
 
@@ -268,7 +269,7 @@ def show(
         write_png(reporter.folder.samples / f"step_{step:08d}.png", Image.fromarray(figure(painted)))
     if held_out.characters is not None:
         found = held_out.characters.score(
-            lambda rows: _predictions(model, rows), normalised=model.config.normalise_pixels
+            lambda rows: predictions_of(model, rows), normalised=model.config.normalise_pixels
         )
         values = {
             "characters": found.accuracy,
@@ -283,7 +284,8 @@ def show(
     return values
 
 
-def _predictions(model: ViTMAE, rows: Sequence[Row]) -> list[np.ndarray]:
+def predictions_of(model: ViTMAE, rows: Sequence[Row]) -> list[np.ndarray]:
+    """What a model predicts for the hidden patches of rows, as `MaskedCharacters.score` asks for it."""
     size = model.config.patch_size
     patches = [row.pixels_PA.reshape(len(row.pixels_PA), size, size, -1) for row in rows]
     return predict(
