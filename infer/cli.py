@@ -308,6 +308,8 @@ def run_export(argv: Sequence[str]) -> int:
   pixel         vit_mae, vit_task: the published PIXEL folder, config.json and pytorch_model.bin; what was read from
                 such a folder is written as it was, in the file format it had
   vitmae        vit_mae: the layout of transformers' ViTMAEForPreTraining; a square number of patches
+  pixar         pixar: the published PIXAR backbone, config.json and pytorch_model.bin; neither a mixture nor a start
+                vector, which that layout does not know
 
 examples:
   python -m infer export --model runs/a --to bundle --out exported/a --with-optimizer

@@ -1,8 +1,8 @@
 """A model in another program's format, or in ours without what only training needs.
 
 Which formats there are depends on the kind of model: a decoder can become the original program's bundle or Llama's
-layout; a model of strips the published PIXEL layout or, where nothing but the shape of the picture differs, that of
-transformers' ViT-MAE; and every model our own weights-only export.
+layout; a model that reads strips the published PIXEL layout or, where nothing but the shape of the picture differs,
+that of transformers' ViT-MAE; one that writes them the published PIXAR layout; every model our own weights-only export.
 
 An export holds weights and what is needed to use them; AdamW's moments go along only into a bundle and on request.
 Adapters stay adapters where the format knows them, unless merging is asked for; Llama's layout has no place for them,
@@ -18,6 +18,7 @@ from pixelcore.convert.bundle_writer import write_bundle
 from pixelcore.convert.exported import write_export
 from pixelcore.convert.llama import write_llama
 from pixelcore.convert.merge import merge_lora
+from pixelcore.convert.pixar import write_pixar
 from pixelcore.convert.pixel import with_pooling, write_pixel
 from pixelcore.convert.vitmae import write_vitmae
 from pixelcore.errors import UserError
@@ -28,7 +29,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "hf": ("decoder",),
     "pixel": ("vit_mae", "vit_task"),
     "vitmae": ("vit_mae",),
-    "safetensors": ("decoder", "vit_mae", "vit_task"),
+    "pixar": ("pixar",),
+    "safetensors": ("decoder", "vit_mae", "vit_task", "pixar"),
 }
 
 _log = logging.getLogger(__name__)
@@ -79,6 +81,8 @@ def export(
         write_export(out, stored)
     elif to == "pixel":
         write_pixel(out, stored)
+    elif to == "pixar":
+        write_pixar(out, stored)
     elif to == "vitmae":
         write_vitmae(out, stored)
     else:

@@ -120,7 +120,8 @@ def _about_strips(report: Mapping[str, object]) -> list[str]:
     assert isinstance(poolings, list)
     identity = renderer.get("identity") if isinstance(renderer, Mapping) else None
     known = "none" if renderer is None else "as published" if identity is None else "ours, with its identity"
-    lines = [f"{'frozen positions':<28}{report['frozen']:,}", f"{'renderer':<28}{known}"]
+    lines = [f"{'frozen positions':<28}{report['frozen']:,}"] if report["kind"] != "pixar" else []
+    lines.append(f"{'renderer':<28}{known}")
     if poolings:
         lines.append(f"{'pooling':<28}not said: {' or '.join(poolings)}")
     return lines

@@ -98,6 +98,7 @@ _FOR = {
     "decoder": "it reads and writes tokens: use generate or evaluate bits-per-byte",
     "vit_mae": "it reads strips: use reconstruct, continue or embed",
     "vit_task": "it reads strips for one task and paints none: use embed",
+    "pixar": "it foretells patches, which no command here asks for yet: use inspect or export",
 }
 
 

@@ -1,16 +1,19 @@
 """What a model costs, from its configuration alone: parameters, arithmetic, memory of a training step.
 
-This file counts the decoder of tokens; `pixelcore.accounting_vit` counts the models of strips, whose arithmetic depends
-on what is hidden.
+This file counts the decoder of tokens; `pixelcore.accounting_vit` counts the models that read strips, whose arithmetic
+depends on what is hidden, and `pixelcore.accounting_pixar` the one that writes them.
 """
 
+from pixelcore.accounting_pixar import pixar_parameters
 from pixelcore.accounting_vit import vit_parameters
-from pixelcore.config import DecoderConfig, ModelConfig
+from pixelcore.config import DecoderConfig, ModelConfig, PixarConfig
 
 
 def num_parameters(config: ModelConfig) -> int:
     """Exact number of trainable parameters, norms, experts, adapters and heads included; tied matrices count once."""
-    return _decoder_parameters(config) if isinstance(config, DecoderConfig) else vit_parameters(config)
+    if isinstance(config, DecoderConfig):
+        return _decoder_parameters(config)
+    return pixar_parameters(config) if isinstance(config, PixarConfig) else vit_parameters(config)
 
 
 def _decoder_parameters(config: DecoderConfig) -> int:

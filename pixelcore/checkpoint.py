@@ -28,6 +28,7 @@ from torch import Tensor
 from pixelcore.config_io import config_from_dict
 from pixelcore.convert.bundle_reader import read_bundle
 from pixelcore.convert.exported import read_export
+from pixelcore.convert.pixar import find_pixar, read_pixar
 from pixelcore.convert.pixel import read_pixel, with_pooling
 from pixelcore.durable import publish, sha256_of_file, temporary_folder, write_file
 from pixelcore.errors import UserError
@@ -128,7 +129,7 @@ def load_model(
 
 def read_stored(path: str | Path, *, tokenizer: Path | None = None, with_optimizer: bool = False) -> Stored:
     """Read a checkpoint, a run (its best checkpoint where it has one, else the newest), an export, a bundle, or a
-    published PIXEL folder; a name in place of a path is fetched (`pixelcore.hub`).
+    published PIXEL or PIXAR folder; a name in place of a path is fetched (`pixelcore.hub`).
 
     tokenizer: a tokenizer file for a bundle that has none beside it. Raises UserError for a path that is missing,
     damaged, of a newer version or not recognised, naming the files found.
@@ -152,15 +153,16 @@ def read_stored(path: str | Path, *, tokenizer: Path | None = None, with_optimiz
     config = _json(path / "config.json")
     if config.get("format") == FORMAT:
         return read_export(path)
-    if "patch_len" in config and "num_channel" in config:
-        raise UserError(f"{path}: a PIXAR model; this version reads decoders and PIXEL models")
+    pixar = find_pixar(path)
+    if pixar is not None:
+        return read_pixar(pixar)
     if config.get("model_type") in ("pixel", "vit_mae"):
         return read_pixel(path)
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "nothing"
     kind = f", and config.json says model_type {config['model_type']!r}" if "model_type" in config else ""
     raise UserError(
         f"{path}: no model recognised; found {found}{kind}; expected manifest.json, run.json, a bundle's files, or a "
-        "config.json of ours or with model_type pixel or vit_mae"
+        "config.json of ours, with model_type pixel or vit_mae, or with PIXAR's patch_len and num_channel"
     )
 
 

@@ -213,9 +213,87 @@ class ViTTaskConfig(ViTConfig):
             raise ValueError(f"pooling = {self.pooling!r}: the heads must divide hidden_size = {self.hidden_size}")
 
 
-ModelConfig = DecoderConfig | ViTMAEConfig | ViTTaskConfig
-MODEL_CONFIGS: dict[str, type[DecoderConfig] | type[ViTMAEConfig] | type[ViTTaskConfig]] = {
+HEADS = ("bernoulli", "mixture", "regression")
+VALUES = ("consistent", "published")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixarConfig:
+    """A decoder-only language model over the patches of a strip, from left to right (PIXAR).
+
+    A patch has patch_height rows and patch_height * patch_length columns. max_patches: of a strip, the context.
+    head: what is said of the next patch. "bernoulli": the chance of paper for each pixel, all independent given the
+    context; "mixture": num_components such patches, and how likely each is; "regression": a number for each value, the
+    only head of three channels. values, of "regression" alone: "consistent" ranges from -1 to 1 going in and coming
+    out; "published" comes out from 0 to 1, as the weights of the original do. start_vector: a learned row before the
+    strip, so that the first patch is predicted too and a strip can be written from nothing.
+    Source: specs/pixar.md, sections 2.1 to 2.4.
+    """
+
+    kind: ClassVar[str] = "pixar"
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    patch_height: int = 8
+    patch_length: int = 2
+    num_channels: int = 1
+    max_patches: int = 360
+    rope_base: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    head: str = "bernoulli"
+    num_components: int = 1
+    values: str = "consistent"
+    start_vector: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_layers", "hidden_size", "num_attention_heads", "intermediate_size", "patch_height")
+        _positive(self, "patch_length", "max_patches", "rope_base", "rms_norm_eps", "num_components")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} must be a multiple of num_attention_heads = "
+                f"{self.num_attention_heads}"
+            )
+        if self.head_size % 2:
+            raise ValueError(f"the head size {self.head_size} must be even: rotary positions turn pairs of features")
+        if self.head not in HEADS:
+            raise ValueError(f"head = {self.head!r} must be one of {list(HEADS)}")
+        if self.values not in VALUES:
+            raise ValueError(f"values = {self.values!r} must be one of {list(VALUES)}")
+        if self.num_channels not in (1, 3):
+            raise ValueError(f"num_channels = {self.num_channels} must be 1 or 3")
+        if self.num_channels == 3 and self.head != "regression":
+            raise ValueError(
+                f'num_channels = 3 goes with head = "regression" alone, not {self.head!r}: a chance of paper has no '
+                "colour"
+            )
+        if (self.num_components > 1) != (self.head == "mixture"):
+            raise ValueError(
+                f"num_components = {self.num_components} with head = {self.head!r}: it must be at least 2 for "
+                '"mixture", and 1 for any other head'
+            )
+        if self.values == "published" and self.head != "regression":
+            raise ValueError(f'values = "published" goes with head = "regression" alone, not {self.head!r}')
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def patch_width(self) -> int:
+        return self.patch_height * self.patch_length
+
+    @property
+    def patch_values(self) -> int:
+        """Values of one patch: rows x columns x channels."""
+        return self.patch_height * self.patch_width * self.num_channels
+
+
+ModelConfig = DecoderConfig | ViTMAEConfig | ViTTaskConfig | PixarConfig
+MODEL_CONFIGS: dict[str, type[DecoderConfig] | type[ViTMAEConfig] | type[ViTTaskConfig] | type[PixarConfig]] = {
     "decoder": DecoderConfig,
     "vit_mae": ViTMAEConfig,
     "vit_task": ViTTaskConfig,
+    "pixar": PixarConfig,
 }

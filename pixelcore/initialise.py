@@ -9,6 +9,10 @@ at one and zero, positions as their formula says, and the patch projection as th
 which is not as its model class does: the script builds the embeddings anew, so the weights are Xavier-uniform and the
 bias is uniform (specs/pixel.md, section 2.7). Heads of tasks start like linear maps, but for a parser, whose two
 biaffine tensors are zero, and the seed of attention pooling, which is Xavier-uniform (section 3).
+
+The model that writes strips: linear maps and the start vector as N(0, 0.02), norms at one. The two maps between patches
+and rows are uniform in +-1/sqrt(values of a patch), because the original's initialiser passes convolutions by
+(specs/pixar.md, section 2.1); each component of a mixture begins like a patch of its own, so no two are alike.
 """
 
 import math
@@ -16,9 +20,10 @@ import math
 import torch
 from torch import nn
 
-from pixelcore.layers import Adapter, ExpertLinear, PackedLinear, initialise_adapter
+from pixelcore.layers import Adapter, ExpertLinear, Linear, PackedLinear, initialise_adapter
 from pixelcore.models import Model
 from pixelcore.models.decoder import Decoder, Experts, NormWeight
+from pixelcore.models.pixar import PatchMap, Pixar
 from pixelcore.models.vit import Encoder, Norm, PatchProjection
 from pixelcore.models.vit_mae import PixelDecoder
 from pixelcore.positions import sincos_table
@@ -34,6 +39,9 @@ def initialise(model: Model, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     if isinstance(model, Decoder):
         _initialise_decoder(model, generator)
+        return
+    if isinstance(model, Pixar):
+        _initialise_pixar(model, generator)
         return
     for module in model.modules():
         _initialise_strip_module(module, model.config.initializer_range, generator)
@@ -54,6 +62,19 @@ def _initialise_decoder(model: Decoder, generator: torch.Generator) -> None:
     nn.init.normal_(model.embed.weight, std=deviation, generator=generator)
     if model.head is not None:
         nn.init.normal_(model.head.weight, std=_STANDARD_DEVIATION, generator=generator)
+
+
+def _initialise_pixar(model: Pixar, generator: torch.Generator) -> None:
+    for module in model.modules():
+        if isinstance(module, PackedLinear | Linear):
+            nn.init.normal_(module.weight, std=_STANDARD_DEVIATION, generator=generator)
+        elif isinstance(module, PatchMap):
+            bound = 1 / math.sqrt(module.values)
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+        elif isinstance(module, NormWeight):
+            nn.init.ones_(module.weight)
+    if model.start is not None:
+        nn.init.normal_(model.start, std=_STANDARD_DEVIATION, generator=generator)
 
 
 def _initialise_strip_module(module: nn.Module, deviation: float, generator: torch.Generator) -> None:

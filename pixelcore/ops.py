@@ -32,7 +32,8 @@ class HeadLayout:
     """How the columns of a packed q, k, v projection divide into heads, and how positions enter.
 
     The columns are q [H, K], then k [G, K], then v [G, K]. Query head h reads key/value head h // (H / G).
-    rotation: "interleaved" turns the pairs (2j, 2j + 1); "none" leaves positions to the model.
+    rotation: "interleaved" turns the pairs (2j, 2j + 1), "half" the pairs (j, j + K / 2); "none" leaves positions to
+    the model.
     """
 
     num_heads: int
@@ -61,6 +62,14 @@ def rotate_interleaved(x_NHK: Tensor, cos_NK: Tensor, sin_NK: Tensor) -> Tensor:
     cos, sin = cos_NK[:, None], sin_NK[:, None]
     turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
     return turned.flatten(-2).to(x_NHK.dtype)
+
+
+def rotate_half(x_NHK: Tensor, cos_NK: Tensor, sin_NK: Tensor) -> Tensor:
+    """Turn each pair (j, j + K / 2) of features by its angle: the same rotation for weights whose features stand in
+    another order. cos_NK and sin_NK as in `rotate_interleaved`."""
+    first, second = x_NHK.to(cos_NK.dtype).chunk(2, dim=-1)
+    cos, sin = cos_NK[:, None], sin_NK[:, None]
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x_NHK.dtype)
 
 
 def rope_table(head_size: int, base: float, num_positions: int) -> Tensor:
@@ -147,7 +156,10 @@ def split_rope(
     q_NHK, k_NGK, v_NGK = qkv_NO.unflatten(-1, (sum(columns), layout.head_size)).split(columns, dim=1)
     if layout.rotation == "none":
         return q_NHK, k_NGK, v_NGK
-    assert layout.rotation == "interleaved" and table is not None
+    assert layout.rotation in ("interleaved", "half") and table is not None
+    if layout.rotation == "half":
+        cos_NK, sin_NK = table[positions_N].to(_statistics(qkv_NO)).unbind(-1)
+        return rotate_half(q_NHK, cos_NK, sin_NK), rotate_half(k_NGK, cos_NK, sin_NK), v_NGK
     # a pair (a, b) turned by an angle is the complex product (a + ib)(cos + i sin): one pass over memory
     turn_N1J = torch.view_as_complex(table)[positions_N][:, None]
     return _turn(q_NHK, turn_N1J), _turn(k_NGK, turn_N1J), v_NGK
@@ -251,9 +263,7 @@ def pixel_mse(
     Source: specs/pixel.md, section 2.6.
     """
     wide = _statistics(prediction_MO)
-    target_MA = pixels_PA[scored_M].to(wide)
-    if pixels_PA.dtype == torch.uint8:
-        target_MA = target_MA / 255
+    target_MA = _targets(pixels_PA, scored_M, wide)
     target_MO = target_MA.repeat_interleave(prediction_MO.shape[1] // pixels_PA.shape[1], dim=1)
     if normalise:
         centred_MO = target_MO - target_MO.mean(1, keepdim=True)  # by hand: var_mean warns where no patch is scored
@@ -261,6 +271,38 @@ def pixel_mse(
         target_MO = centred_MO / torch.sqrt(variance_M1 + _LEAST_VARIANCE)
     total = (prediction_MO.to(wide) - target_MO).square().mean(1).sum()
     return total * scale, torch.full((), len(scored_M), device=scored_M.device)
+
+
+def pixel_bce(logits_MA: Tensor, pixels_PA: Tensor, targets_M: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over the predictions of scale * -log p(patch targets_M[m]) / A, and their number, where each pixel is paper
+    with the chance sigmoid(logit) and independent of the others.
+
+    pixels: 1 or 255 for paper, 0 for ink; float in [0, 1], or uint8 that means value / 255. scale: a scalar on the
+    device, 1 / (targets of the whole step), or one of them for each prediction, [M]. The result counts in nats a pixel:
+    times A / ln 2 it is bits a patch. Source: specs/pixar.md, section 2.4.
+    """
+    wide = _statistics(logits_MA)
+    target_MA = _targets(pixels_PA, targets_M, wide)
+    nats_M = F.binary_cross_entropy_with_logits(logits_MA.to(wide), target_MA, reduction="none").mean(1)
+    return (nats_M * scale).sum(), torch.full((), len(targets_M), device=targets_M.device)
+
+
+def mixture_bce(
+    logits_MZA: Tensor, scores_MZ: Tensor, pixels_PA: Tensor, targets_M: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Like `pixel_bce` for a mixture: p(patch) = sum over z of softmax(scores)[z] * product over its pixels of the
+    chance by logits[z]. One component is drawn for a whole patch, so its pixels depend on each other."""
+    wide = _statistics(logits_MZA)
+    target_MZA = _targets(pixels_PA, targets_M, wide)[:, None].expand(logits_MZA.shape)
+    log_MZ = -F.binary_cross_entropy_with_logits(logits_MZA.to(wide), target_MZA, reduction="none").sum(2)
+    nats_M = -(scores_MZ.to(wide).log_softmax(1) + log_MZ).logsumexp(1) / logits_MZA.shape[2]
+    return (nats_M * scale).sum(), torch.full((), len(targets_M), device=targets_M.device)
+
+
+def _targets(pixels_PA: Tensor, targets_M: Tensor, wide: torch.dtype) -> Tensor:
+    """Patches as what a loss compares with: in [0, 1], and wide."""
+    target_MA = pixels_PA[targets_M].to(wide)
+    return target_MA / 255 if pixels_PA.dtype == torch.uint8 else target_MA
 
 
 def decode_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, cache: LayerCache, scale: float) -> Tensor:
@@ -340,6 +382,8 @@ class Ops:
     patch_embed: Callable[..., Tensor]
     unshuffle: Callable[..., Tensor]
     pixel_mse: Callable[..., tuple[Tensor, Tensor]]
+    pixel_bce: Callable[..., tuple[Tensor, Tensor]]
+    mixture_bce: Callable[..., tuple[Tensor, Tensor]]
     decode_attention: Callable[..., Tensor]
     adamw: Callable[..., None]
 
@@ -355,6 +399,8 @@ REFERENCE = Ops(
     patch_embed=patch_embed,
     unshuffle=unshuffle,
     pixel_mse=pixel_mse,
+    pixel_bce=pixel_bce,
+    mixture_bce=mixture_bce,
     decode_attention=decode_attention,
     adamw=adamw,
 )

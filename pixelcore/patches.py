@@ -175,27 +175,31 @@ def arrange_dense(
     return patches, order_BL.to(device), None if hidden_BL is None else hidden_BL.to(device)
 
 
-def patchify(pixel_values: Tensor, patch: int) -> Tensor:
-    """Strips [B, C, Y, X] as patches [B, L, A], L = X / patch: the values of each in the order row, column, channel."""
+def patchify(pixel_values: Tensor, patch: int, patch_width: int | None = None) -> Tensor:
+    """Strips [B, C, Y, X] as patches [B, L, A], L = X / patch_width: the values of each in the order row, column,
+    channel. patch: rows of a patch, and its columns where patch_width does not say otherwise."""
     batch, channels, height, width = pixel_values.shape
-    if height != patch or width % patch or width == 0:
+    columns = patch_width or patch
+    if height != patch or width % columns or width == 0:
+        multiple = "it" if columns == patch else str(columns)
         raise UserError(
-            f"strips of {height} x {width} pixels do not divide into patches of {patch} x {patch}: the height must be "
-            f"{patch} and the width a multiple of it"
+            f"strips of {height} x {width} pixels do not divide into patches of {patch} x {columns}: the height must "
+            f"be {patch} and the width a multiple of {multiple}"
         )
     return (
-        pixel_values.unflatten(3, (width // patch, patch))
+        pixel_values.unflatten(3, (width // columns, columns))
         .permute(0, 3, 2, 4, 1)
-        .reshape(batch, width // patch, patch * patch * channels)
+        .reshape(batch, width // columns, patch * columns * channels)
     )
 
 
-def unpatchify(patches_BLA: Tensor, patch: int) -> Tensor:
-    """Patches [B, L, A] as strips [B, C, Y, X], C = A / patch^2: `patchify` backwards."""
+def unpatchify(patches_BLA: Tensor, patch: int, patch_width: int | None = None) -> Tensor:
+    """Patches [B, L, A] as strips [B, C, Y, X]: `patchify` backwards, C what is left of A."""
     batch, length, values = patches_BLA.shape
-    channels = values // patch**2
+    columns = patch_width or patch
+    channels = values // (patch * columns)
     return (
-        patches_BLA.reshape(batch, length, patch, patch, channels)
+        patches_BLA.reshape(batch, length, patch, columns, channels)
         .permute(0, 4, 2, 1, 3)
-        .reshape(batch, channels, patch, length * patch)
+        .reshape(batch, channels, patch, length * columns)
     )

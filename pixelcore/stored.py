@@ -28,10 +28,10 @@ class OptimizerState:
 class Stored:
     """A model at rest. weights: its state dict by our names, on the host, in the dtype of the file.
 
-    origin: "checkpoint" (ours), "export" (ours, weights only), "bundle" (the original decoder's), "pixel" (a published
-    PIXEL folder). renderer: how the strips of a model that reads them were drawn, {"config", "identity"}, opaque here;
-    None where there are none or the format cannot say. details: what the format says besides, by its own names, kept
-    for `inspect` and for writing the same format again.
+    origin: "checkpoint" (ours), "export" (ours, weights only), "bundle" (the original decoder's), "pixel" and "pixar"
+    (published folders). renderer: how the strips of a model that reads them were drawn, {"config", "identity"}, opaque
+    here; None where there are none or the format cannot say. details: what the format says besides, by its own names,
+    kept for `inspect` and for writing the same format again.
     """
 
     path: Path

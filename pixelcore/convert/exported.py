@@ -13,9 +13,9 @@ from typing import Any
 import safetensors
 from safetensors.torch import load_file, save_file
 
-from pixelcore.config import DecoderConfig, ModelConfig
+from pixelcore.config import DecoderConfig, ModelConfig, PixarConfig
 from pixelcore.config_io import config_from_dict, config_to_dict
-from pixelcore.convert import names, pixel_names
+from pixelcore.convert import names, pixar_names, pixel_names
 from pixelcore.convert.folder import new_folder
 from pixelcore.convert.names import check_tensors
 from pixelcore.convert.pixel import with_pooling
@@ -87,7 +87,9 @@ def read_export(folder: Path) -> Stored:
 
 def packed_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the state dict of a model of any kind."""
-    return names.packed_shapes(config) if isinstance(config, DecoderConfig) else pixel_names.packed_shapes(config)
+    if isinstance(config, DecoderConfig):
+        return names.packed_shapes(config)
+    return pixar_names.packed_shapes(config) if isinstance(config, PixarConfig) else pixel_names.packed_shapes(config)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ Writing a folder that was read gives its tensors back bit for bit, its configura
 nothing reads included. Sources: specs/pixel.md, sections 1.1, 2.1, 2.8 and 3.
 """
 
-import json
 import logging
 import math
 import shutil
@@ -19,21 +18,17 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-import safetensors
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pixelcore.config import ViTMAEConfig, ViTTaskConfig
 from pixelcore.config_io import config_from_dict
 from pixelcore.convert import text_renderer
-from pixelcore.convert.bundle_reader import load_archive
 from pixelcore.convert.folder import new_folder
 from pixelcore.convert.pixel_names import POOLER, POSITIONS, SEED, pack, unpack
+from pixelcore.convert.published import PICKLED, read_json, read_tensors, weights_file, write_json, write_tensors
 from pixelcore.errors import UserError
 from pixelcore.stored import Stored
 
-SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 PRETRAINING = "pretraining"
 _TASK_OF = {
     "PIXELForPreTraining": PRETRAINING,
@@ -90,12 +85,12 @@ def read_pixel(folder: Path) -> Stored:
     Raises UserError for what is missing, damaged, not understood or of another shape, naming it.
     """
     path = folder / "config.json"
-    raw = _read_json(path)
-    file = _weights_file(folder)
-    tensors = _read_tensors(file)
+    raw = read_json(path)
+    file = weights_file(folder)
+    tensors = read_tensors(file)
     config, poolings = _config(raw, tensors, path)
     weights, dead = pack(tensors, config, str(file))
-    renderer = _read_json(folder / text_renderer.FILE) if (folder / text_renderer.FILE).is_file() else None
+    renderer = read_json(folder / text_renderer.FILE) if (folder / text_renderer.FILE).is_file() else None
     details: dict[str, object] = {
         "config": raw,
         "text_renderer": renderer,
@@ -146,29 +141,6 @@ def with_pooling(stored: Stored, pooling: str | None) -> Stored:
         raise UserError(f"{stored.path}: {cause}") from cause
     details = {key: value for key, value in stored.details.items() if key != "poolings"}
     return replace(stored, config=chosen, details=details)
-
-
-def _weights_file(folder: Path) -> Path:
-    for name in (SAFETENSORS, PICKLED):
-        if (folder / name).is_file():
-            return folder / name
-    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:12])
-    raise UserError(f"{folder}: no weights: neither {SAFETENSORS} nor {PICKLED}; found {found}: copy the whole folder")
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    if file.name == SAFETENSORS:
-        try:
-            return load_file(file)
-        except safetensors.SafetensorError as cause:
-            raise UserError(f"{file}: damaged or cut short ({cause}): copy it again") from cause
-    tensors = load_archive(file)
-    strangers = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
-    if strangers:
-        raise UserError(
-            f"{file}: {strangers[0]} is no tensor, and a state dict holds nothing else: give the model's file"
-        )
-    return tensors
 
 
 def _config(
@@ -233,16 +205,6 @@ def _num_labels(raw: Mapping[str, Any], tensors: Mapping[str, Tensor], task: str
     return rows
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as cause:
-        raise UserError(f"{path}: not JSON ({cause}): copy it again") from cause
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must be a table, not {type(content).__name__}: copy it again")
-    return content
-
-
 # ------------------------------------------------------------------ writing
 
 
@@ -261,17 +223,12 @@ def write_pixel(folder: Path, stored: Stored, *, file: str | None = None) -> Non
     renderer = stored.details.get("text_renderer") if published else _renderer_table(stored)
     assert isinstance(dead, dict) and isinstance(raw, Mapping)
     tensors = unpack(stored.weights, config, str(stored.path)) | dead
-    # own memory for each: what was stacked here are views of one tensor, and neither format stores views as such
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    chosen = file or stored.details.get("weights_file") or PICKLED
+    chosen = file or str(stored.details.get("weights_file") or PICKLED)
     with new_folder(folder) as new:
-        _write_json(new / "config.json", raw)
-        if chosen == SAFETENSORS:
-            save_file(tensors, new / SAFETENSORS, metadata={"format": "pt"})
-        else:
-            torch.save(tensors, new / PICKLED)
+        write_json(new / "config.json", raw)
+        write_tensors(new / chosen, tensors)
         if isinstance(renderer, Mapping):
-            _write_json(new / text_renderer.FILE, renderer)
+            write_json(new / text_renderer.FILE, renderer)
             _copy_font(stored, renderer, new)
 
 
@@ -324,7 +281,3 @@ def _copy_font(stored: Stored, renderer: Mapping[str, Any], new: Path) -> None:
         shutil.copyfile(source, new / name)
     else:
         _log.warning("%s: font %s is not there; put it beside %s", stored.path, name, text_renderer.FILE)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

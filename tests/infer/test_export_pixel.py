@@ -1,4 +1,4 @@
-"""`export` and `inspect` of models that read strips, from the command line."""
+"""`export` and `inspect` of models of strips, from the command line."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from infer.cli import main
 from pixelcore.checkpoint import read_stored
 from pixelcore.config import ViTTaskConfig
-from pixelcore.convert.pixel import PICKLED
+from pixelcore.convert.published import PICKLED
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_classifiers_pooling_is_said_on_the_way_into_our_format(shared, comman
         ("pixel_mae", "hf", "is a vit_mae model"),
         ("pixel_heads/qa", "vitmae", "is a vit_task model; choose pixel or safetensors"),
         ("decoder_tiny_bundle", "pixel", "is a decoder model; choose bundle or hf or safetensors"),
-        ("pixel_mae", "onnx", "--to onnx: unknown format; choose bundle, hf, pixel, vitmae, safetensors"),
+        ("pixel_mae", "onnx", "--to onnx: unknown format; choose bundle, hf, pixel, vitmae, pixar, safetensors"),
     ],
 )
 def test_a_format_for_another_kind_is_refused(shared, refused, tmp_path, model, to, message):
@@ -99,6 +99,24 @@ def test_inspect_shows_a_pretrained_model(shared, command):
     assert report["parameters"] + tables == sum(torch.Size(row["shape"]).numel() for row in report["tensors"])
     text = command("inspect", folder)
     assert f"{report['parameters']:,}" in text and "frozen positions" in text
+
+
+@pytest.mark.parametrize("to", ["pixar", "safetensors"])
+def test_a_model_that_writes_strips_goes_into_each_of_its_formats(shared, command, tmp_path, to):
+    source = shared / "golden" / "pixar_rgb"
+    command("export", "--model", source, "--to", to, "--out", tmp_path / "out")
+    assert read_stored(tmp_path / "out").config == read_stored(source).config
+    assert same_weights(tmp_path / "out", source)
+    text = command("inspect", tmp_path / "out")
+    assert "kind                        pixar\n" in text and "frozen" not in text
+
+
+@pytest.mark.parametrize(
+    "words", [("generate", "--prompt", "a"), ("reconstruct", "--text", "a"), ("embed", "--text", "a", "--out", "a.npz")]
+)
+def test_a_model_that_writes_strips_is_refused_by_commands_for_others(shared, refused, words):
+    line = refused(words[0], "--model", shared / "golden" / "pixar_binary", *words[1:])
+    assert "a pixar model; it foretells patches, which no command here asks for yet: use inspect or export" in line
 
 
 def test_inspect_shows_dead_tensors_and_an_open_question(shared, command):

@@ -365,7 +365,7 @@ def test_first_kind_in_the_list_wins(folder: Path, stored: Stored, tmp_path: Pat
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"patch_len": 2, "num_channel": 1}, "a PIXAR model"),
+        ({"patch_len": 2, "num_channel": 1}, "config.json: num_hidden_layers, hidden_size, .* missing"),
         ({"model_type": "pixel"}, "no weights: neither model.safetensors nor pytorch_model.bin"),
         ({"model_type": "vit_mae"}, "no weights: neither model.safetensors nor pytorch_model.bin"),
     ],

@@ -18,8 +18,9 @@ from pixelcore.checkpoint import build_model, load_model, read_stored, write_che
 from pixelcore.config import ViTMAEConfig, ViTTaskConfig
 from pixelcore.convert import text_renderer
 from pixelcore.convert.exported import write_export
-from pixelcore.convert.pixel import PICKLED, SAFETENSORS, with_pooling, write_pixel
+from pixelcore.convert.pixel import with_pooling, write_pixel
 from pixelcore.convert.pixel_names import packed_shapes, places
+from pixelcore.convert.published import PICKLED, SAFETENSORS
 from pixelcore.convert.vitmae import vitmae_config, write_vitmae
 from pixelcore.errors import UserError
 from pixelcore.models.heads import ViTTask

@@ -22,10 +22,13 @@ from pixelcore.ops import (
     dropout,
     gelu,
     glu,
+    mixture_bce,
     patch_embed,
+    pixel_bce,
     pixel_mse,
     rms_norm,
     rope_table,
+    rotate_half,
     rotate_interleaved,
     softmax_attention,
     split_rope,
@@ -128,8 +131,28 @@ def test_without_rotation_split_rope_only_splits():
     assert torch.equal(torch.cat((q, k, v), dim=1).flatten(1), qkv)
 
 
-def test_gradients_of_split_rope():
-    layout, table = HeadLayout(2, 1, 4), rope_table(4, 100.0, 8).double()
+def test_halves_are_the_pairs_in_another_order():
+    table = rope_table(6, 10000.0, 16).double()
+    positions = torch.tensor([0, 1, 2, 0, 7], dtype=torch.int32)
+    apart = torch.tensor([0, 2, 4, 1, 3, 5])  # the first of each pair, then the second of each
+    qkv = draw(5, 8 * 6).unflatten(-1, (8, 6))
+    pairs = split_rope(qkv.flatten(1), positions, table, HeadLayout(4, 2, 6))
+    halves = split_rope(qkv[..., apart].flatten(1), positions, table, HeadLayout(4, 2, 6, rotation="half"))
+    for one, other in zip(pairs, halves, strict=True):
+        torch.testing.assert_close(one[..., apart], other)
+    cos, sin = table[positions].unbind(-1)
+    torch.testing.assert_close(halves[0], rotate_half(qkv[:, :4, apart], cos, sin))
+
+
+def test_rotating_halves_written_out_for_one_pair():
+    cos, sin = torch.tensor([[0.6]]), torch.tensor([[0.8]])
+    turned = rotate_half(torch.tensor([[[2.0, 3.0]]]), cos, sin)
+    torch.testing.assert_close(turned, torch.tensor([[[2 * 0.6 - 3 * 0.8, 2 * 0.8 + 3 * 0.6]]]))
+
+
+@pytest.mark.parametrize("rotation", ["interleaved", "half"])
+def test_gradients_of_split_rope(rotation):
+    layout, table = HeadLayout(2, 1, 4, rotation), rope_table(4, 100.0, 8).double()
     positions = torch.tensor([0, 3, 7], dtype=torch.int32)
     assert torch.autograd.gradcheck(lambda x: split_rope(x, positions, table, layout), (draw(3, 16, grad=True),))
 
@@ -360,7 +383,79 @@ def test_a_blank_patch_has_a_finite_target():
     torch.testing.assert_close(total, prediction.square().mean())
 
 
-# ------------------------------------------------------------------ loss
+# ------------------------------------------------------------------ the likelihood of patches
+
+BITS = torch.randint(2, (5, 6), generator=torch.Generator().manual_seed(1), dtype=torch.uint8) * 255
+TARGETS = torch.tensor([4, 0, 0, 2])
+
+
+def chance_of(target: Tensor, logits: Tensor) -> Tensor:
+    """The probability of a patch of bits, pixel by pixel."""
+    paper = 1 / (1 + torch.exp(-logits))
+    return torch.where(target > 0, paper, 1 - paper).prod(-1)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_pixel_bce_is_the_likelihood_of_independent_pixels(dtype, tolerance):
+    logits = draw(4, 6, dtype=dtype)
+    expected = -chance_of(BITS[TARGETS], logits.double()).log() / 6
+    total, count = pixel_bce(logits, BITS, TARGETS, torch.tensor(0.25))
+    assert count == 4 and total.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(total.double(), expected.mean(), rtol=tolerance, atol=0)
+    torch.testing.assert_close(pixel_bce(logits, BITS / 255, TARGETS, torch.tensor(0.25))[0], total)
+    weights = torch.tensor([0.1, 0.2, 0.0, 0.7])
+    one_each, _ = pixel_bce(logits, BITS, TARGETS, weights)
+    torch.testing.assert_close(one_each.double(), (expected * weights).sum(), rtol=tolerance, atol=0)
+
+
+def test_pixel_bce_of_certain_pixels_stays_finite():
+    certain = torch.where(BITS[TARGETS] > 0, 200.0, -200.0)
+    assert pixel_bce(certain, BITS, TARGETS, torch.tensor(1.0))[0] == 0
+    assert pixel_bce(-certain, BITS, TARGETS, torch.tensor(1.0))[0] == 800
+
+
+def test_mixture_bce_is_the_sum_over_its_components():
+    logits, scores = draw(4, 3, 6), draw(4, 3, seed=1)
+    chance = torch.stack([chance_of(BITS[TARGETS], logits[:, z]) for z in range(3)], dim=1)
+    expected = -(scores.softmax(1) * chance).sum(1).log() / 6
+    total, count = mixture_bce(logits, scores, BITS, TARGETS, torch.tensor(0.5))
+    assert count == 4
+    torch.testing.assert_close(total, 0.5 * expected.sum())
+
+
+def test_the_patches_of_a_mixture_have_a_total_chance_of_one():
+    patches = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 4)
+    logits, scores = draw(1, 3, 4).expand(16, -1, -1), draw(1, 3, seed=1).expand(16, -1)
+    chances = [
+        torch.exp(-4 * mixture_bce(logits[[row]], scores[[row]], patches, torch.tensor([row]), torch.tensor(1.0))[0])
+        for row in range(16)
+    ]
+    torch.testing.assert_close(torch.stack(chances).sum(), torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_a_mixture_of_one_component_is_independent_pixels():
+    logits = draw(4, 6)
+    one, _ = pixel_bce(logits, BITS, TARGETS, torch.tensor(0.25))
+    for copies in (1, 3):
+        several = logits[:, None].expand(-1, copies, -1)
+        mixed, _ = mixture_bce(several, draw(4, copies, seed=2), BITS, TARGETS, torch.tensor(0.25))
+        torch.testing.assert_close(mixed, one)
+
+
+def test_where_nothing_follows_the_likelihood_is_certain():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert pixel_bce(draw(0, 6), BITS, nothing, torch.tensor(1.0)) == (0, 0)
+    assert mixture_bce(draw(0, 2, 6), draw(0, 2), BITS, nothing, torch.tensor(1.0)) == (0, 0)
+
+
+def test_gradients_of_the_likelihoods():
+    scale = torch.tensor(0.3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: pixel_bce(x, BITS, TARGETS, scale)[0], (draw(4, 6, grad=True),))
+    inputs = (draw(4, 3, 6, grad=True), draw(4, 3, seed=1, grad=True))
+    assert torch.autograd.gradcheck(lambda x, s: mixture_bce(x, s, BITS, TARGETS, scale)[0], inputs)
+
+
+# ------------------------------------------------------------------ cross entropy
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
