@@ -15,7 +15,8 @@ characters there were, it is not told.
 
 Holes of as many patches hold more characters in one layout than in another; how hard they are to guess, the baselines
 tell, so figures of different layouts are compared beside them. Predictions of normalised pixels get the contrast of the
-visible patches, never the true one (infer/denormalise.py).
+visible patches, never the true one, and are brought to variance 1 before that: undecided predictions are grey, and
+nothing is nearer to grey than blank paper (infer/denormalise.py).
 
 Beside it, on the same characters:
 - the most frequent character of the training text, spaces apart;
@@ -40,7 +41,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from infer.denormalise import paste
+from infer.denormalise import paste, sharpened
 from infer.infilling import CharacterNGrams
 from pixelcore.errors import UserError
 from pixelcore.patches import Patches, arrange
@@ -145,7 +146,13 @@ class MaskedCharacters:
         predicted = predict(self.rows)
         begin = time.perf_counter()
         pasted = [
-            paste(row.pixels_PA, row.hidden_P, predictions_MO, channels, normalised)
+            paste(
+                row.pixels_PA,
+                row.hidden_P,
+                sharpened(predictions_MO) if normalised else predictions_MO,
+                channels,
+                normalised,
+            )
             for row, predictions_MO in zip(self.rows, predicted, strict=True)
         ]
         restored = self.restored(pasted)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from infer.benchmarks.masked_characters import MaskedCharacters, as_text, interval, masked_characters, predictor
-from infer.denormalise import paste, paste_with_oracle
+from infer.denormalise import paste, paste_with_oracle, sharpened
 from pixelcore.errors import UserError
 from render import RenderConfig, Renderer
 
@@ -86,6 +86,19 @@ def test_perfect_predictions_restore_everything_in_noto_sans(shared, preset):
 def test_the_contrast_of_visible_patches_is_enough_to_read_normalised_predictions():
     masked = board(RenderConfig(layout="adaptive"))
     assert masked.score(normalised, normalised=True).accuracy >= 0.99
+
+
+def test_undecided_predictions_are_read_at_full_contrast():
+    masked = board(RenderConfig(layout="adaptive"))
+    undecided = [0.2 * predictions + 0.1 for predictions in normalised(masked.rows)]
+    assert masked.score(lambda _: undecided, normalised=True).accuracy >= 0.99
+
+
+def test_full_contrast_is_mean_zero_and_variance_one_and_leaves_blank_patches():
+    predictions_MO = np.stack([np.linspace(-1, 3, 12), np.full(12, 0.7)])
+    sharp_MO = sharpened(predictions_MO)
+    assert sharp_MO[0].mean() == pytest.approx(0, abs=1e-12) and sharp_MO[0].var(ddof=1) == pytest.approx(1)
+    assert np.array_equal(sharp_MO[1], predictions_MO[1])
 
 
 def test_moderate_noise_is_read_through():

@@ -12,7 +12,7 @@ import torch
 
 import presets
 from pixelcore.accounting import card_number, num_parameters
-from pixelcore.config import DecoderConfig, LoRAConfig, MoEConfig
+from pixelcore.config import DecoderConfig, LoRAConfig, MoEConfig, ViTMAEConfig
 from pixelcore.models import MODELS
 from tests.conftest import ROOT
 from train.cli import _parser
@@ -51,7 +51,8 @@ def test_every_preset_builds_and_writes_itself_back(name: str):
     if isinstance(config, DecoderConfig):
         assert isinstance(settings.data, DataConfig) and settings.data.block_size <= config.context_length
     else:
-        assert isinstance(settings.data, StripDataConfig) and settings.data.row_patches <= config.num_patches
+        assert isinstance(config, ViTMAEConfig) and isinstance(settings.data, StripDataConfig)
+        assert settings.data.row_patches <= config.num_patches
     assert read_settings(presets.write(tables_of(settings)), (), "itself") == settings
 
 
