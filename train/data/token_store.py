@@ -206,7 +206,7 @@ def _build(
         open(folder / "starts.bin", "wb") as starts,
         open(folder / "text_bytes.bin", "wb") as text_bytes,
         ThreadPoolExecutor(workers, thread_name_prefix="tokenize") as pool,
-        _progress(files, label) as bar,
+        byte_progress(sum(map(text_size, files)), f"tokenizing {label}".strip(), QUIET_BYTES) as bar,
     ):
         writer = _Writer(tokens, starts, text_bytes)
         pending: deque[Future[_Encoded]] = deque()
@@ -297,9 +297,8 @@ class _Writer:
         return int(encoded.text_bytes.sum())
 
 
-def _progress(files: Sequence[Path], label: str) -> tqdm:
-    total = sum(text_size(file) for file in files)
-    description = f"tokenizing {label}".strip()
+def byte_progress(total: int, description: str, quiet_below: int) -> tqdm:
+    """A bar on standard error that counts bytes of text; none for so little that it would be gone at once."""
     interval = 0.2 if sys.stderr.isatty() else 30  # a log file gets a line for each refresh
     return tqdm(
         total=total,
@@ -308,7 +307,8 @@ def _progress(files: Sequence[Path], label: str) -> tqdm:
         unit_scale=True,
         mininterval=interval,
         maxinterval=interval,
-        disable=total < QUIET_BYTES,
+        disable=total < quiet_below,
+        file=sys.stderr,
     )
 
 

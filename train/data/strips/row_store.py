@@ -15,7 +15,6 @@ needed, so the memory does not depend on the size of the text. Like a token stor
 import hashlib
 import json
 import logging
-import sys
 import time
 import unicodedata
 from collections import deque
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from tqdm import tqdm
 
 from pixelcore.errors import UserError
 from render import Renderer, RenderError
@@ -35,7 +33,7 @@ from train.config import StripDataConfig
 from train.data.split import Role, Split
 from train.data.strips.drawing import draw_hash
 from train.data.strips.rows import COUNTS, RowMaker
-from train.data.token_store import describe_files, listed, locked, new_folder, open_array, text_size
+from train.data.token_store import byte_progress, describe_files, listed, locked, new_folder, open_array, text_size
 
 FORMAT_VERSION = 1
 QUIET_BYTES = 2 << 20  # less text than this is prepared before processes have started and a progress bar could be read
@@ -183,7 +181,7 @@ def _build(
         open(folder / "num_patches.bin", "wb") as num_patches,
         open(folder / "hashes.bin", "wb") as hashes,
         RenderPool(maker, workers, batch=DOCUMENTS_PER_MESSAGE) as pool,
-        _progress(total, f"drawing rows {label}".strip()) as bar,
+        byte_progress(total, f"drawing rows {label}".strip(), QUIET_BYTES) as bar,
     ):
         offsets.write(np.zeros(1, np.int64).tobytes())
         text_bytes, begin = 0, time.perf_counter()
@@ -245,20 +243,6 @@ def _check(files: Sequence[Path], role: Role, counts: dict[str, int], data: Stri
     raise UserError(
         f"{where}: all {counts['short_rows']:,} rows have fewer than data.min_patches = {data.min_patches} patches "
         f"({describe(counts)}): give longer documents or set a smaller data.min_patches"
-    )
-
-
-def _progress(total: int, description: str) -> tqdm:
-    interval = 0.2 if sys.stderr.isatty() else 30  # a log file gets a line for each refresh
-    return tqdm(
-        total=total,
-        desc=description,
-        unit="B",
-        unit_scale=True,
-        mininterval=interval,
-        maxinterval=interval,
-        disable=total < QUIET_BYTES,
-        file=sys.stderr,
     )
 
 
