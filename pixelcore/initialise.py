@@ -13,6 +13,8 @@ biaffine tensors are zero, and the seed of attention pooling, which is Xavier-un
 The model that writes strips: linear maps and the start vector as N(0, 0.02), norms at one. The two maps between patches
 and rows are uniform in +-1/sqrt(values of a patch), because the original's initialiser passes convolutions by
 (specs/pixar.md, section 2.1); each component of a mixture begins like a patch of its own, so no two are alike.
+Its context-aware discriminator begins likewise, the bias of its answers at zero, before it copies what it judges; the
+discriminator of single patches as PyTorch's layers do, uniform in +-1/sqrt(inputs) (section 4.2).
 """
 
 import math
@@ -23,7 +25,8 @@ from torch import nn
 from pixelcore.layers import Adapter, ExpertLinear, Linear, PackedLinear, initialise_adapter
 from pixelcore.models import Model
 from pixelcore.models.decoder import Decoder, Experts, NormWeight
-from pixelcore.models.pixar import PatchMap, Pixar
+from pixelcore.models.discriminator import Discriminator, PatchDiscriminator
+from pixelcore.models.pixar_trunk import PatchMap, PixarTrunk
 from pixelcore.models.vit import Encoder, Norm, PatchProjection
 from pixelcore.models.vit_mae import PixelDecoder
 from pixelcore.positions import sincos_table
@@ -33,15 +36,18 @@ _ZERO_AT_FIRST = ("arcs", "relations")
 
 
 @torch.no_grad()
-def initialise(model: Model, seed: int) -> None:
+def initialise(model: Model | Discriminator, seed: int) -> None:
     """Fill every parameter of the model and its tables of positions, in the order of its modules, from one generator on
     the host."""
     generator = torch.Generator().manual_seed(seed)
     if isinstance(model, Decoder):
         _initialise_decoder(model, generator)
         return
-    if isinstance(model, Pixar):
+    if isinstance(model, PixarTrunk):
         _initialise_pixar(model, generator)
+        return
+    if isinstance(model, PatchDiscriminator):
+        _initialise_patch_discriminator(model, generator)
         return
     for module in model.modules():
         _initialise_strip_module(module, model.config.initializer_range, generator)
@@ -64,10 +70,12 @@ def _initialise_decoder(model: Decoder, generator: torch.Generator) -> None:
         nn.init.normal_(model.head.weight, std=_STANDARD_DEVIATION, generator=generator)
 
 
-def _initialise_pixar(model: Pixar, generator: torch.Generator) -> None:
+def _initialise_pixar(model: PixarTrunk, generator: torch.Generator) -> None:
     for module in model.modules():
         if isinstance(module, PackedLinear | Linear):
             nn.init.normal_(module.weight, std=_STANDARD_DEVIATION, generator=generator)
+            if isinstance(module, Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, PatchMap):
             bound = 1 / math.sqrt(module.values)
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
@@ -75,6 +83,17 @@ def _initialise_pixar(model: Pixar, generator: torch.Generator) -> None:
             nn.init.ones_(module.weight)
     if model.start is not None:
         nn.init.normal_(model.start, std=_STANDARD_DEVIATION, generator=generator)
+
+
+def _initialise_patch_discriminator(model: PatchDiscriminator, generator: torch.Generator) -> None:
+    for module in model.modules():
+        if isinstance(module, Linear):
+            bound = 1 / math.sqrt(module.weight.shape[1])
+            for parameter in module.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        elif isinstance(module, Norm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
 
 
 def _initialise_strip_module(module: nn.Module, deviation: float, generator: torch.Generator) -> None:

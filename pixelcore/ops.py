@@ -84,17 +84,23 @@ def softmax_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention as its formula: softmax(scale * q k^T + rule) v in each document, and the log-sum-exp fp32 [N, H].
 
-    Keys and values are the rows of the document that `packed.visible` names, its first ones.
+    Keys and values are the rows of the document that `packed.visible` names, its first ones; of the rule "real_fake"
+    all of them.
     """
     outputs, log_sums = [], []
     group = q_NHK.shape[1] // k_NGK.shape[1]
     first = 0
-    for length, visible in zip(packed.lengths, packed.visible or packed.lengths, strict=True):
-        q_HTK = q_NHK[first : first + length].transpose(0, 1)
-        keys = slice(first, first + visible)
+    shown = packed.lengths if packed.visible is None or rule == "real_fake" else packed.visible
+    for length, visible in zip(packed.lengths, shown, strict=True):
+        rows, keys = slice(first, first + length), slice(first, first + visible)
+        q_HTK = q_NHK[rows].transpose(0, 1)
         k_HSK, v_HSK = (x[keys].repeat_interleave(group, dim=1).transpose(0, 1) for x in (k_NGK, v_NGK))
         scores_HTS = (q_HTK @ k_HSK.transpose(1, 2)).to(_statistics(q_NHK)) * scale
-        scores_HTS = scores_HTS.masked_fill(~_visible(rule, length, length, q_NHK.device)[:, :visible], -math.inf)
+        if rule == "real_fake":
+            visible_TS = _reachable(packed, rows, length)[0]
+        else:
+            visible_TS = _visible(rule, length, length, q_NHK.device)[:, :visible]
+        scores_HTS = scores_HTS.masked_fill(~visible_TS, -math.inf)
         weights_HTS = scores_HTS.softmax(-1)
         if drop is not None:
             keep_HTS = keep_attention(drop, first, length, q_NHK.shape[1], visible)
@@ -173,8 +179,11 @@ def _turn(x_NHK: Tensor, turn_N1J: Tensor) -> Tensor:
 def attention(
     q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, packed: Packed, rule: str, scale: float, drop: Drop | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention inside each document; rule "full" or "causal". Returns the output [N, H, K] and the log-sum-exp [N, H].
-    Rows beyond `packed.visible` look and are not looked at.
+    """Attention inside each document. Returns the output [N, H, K] and the log-sum-exp [N, H].
+
+    rule: "full"; "causal"; or "real_fake", where a row sees the rows up to `packed.reach` and itself, nothing else: the
+    rows up to `packed.visible` are real and must reach exactly to themselves, those behind them are fakes. Rows beyond
+    `packed.visible` look and are not looked at, by others.
 
     The log-sum-exp serves backward passes written by hand; the library keeps its own, so it is None here unless
     dropout forces the formula. `softmax_attention` is the specification of both.
@@ -185,13 +194,33 @@ def attention(
     for first, count, length, visible in packed.equal_runs():
         rows = slice(first, first + count * length)
         q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (q_NHK, k_NGK, v_NGK))
-        if visible < length:
-            k, v = k[:, :, :visible], v[:, :, :visible]
-        out = F.scaled_dot_product_attention(
-            q, k, v, is_causal=_is_causal(rule), scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        grouped = q.shape[1] != k.shape[1]
+        if rule == "real_fake":
+            out = _real_fake_attention(q, k, v, packed, first, visible, scale, grouped)
+        else:
+            seen_k, seen_v = (x[:, :, :visible] if visible < length else x for x in (k, v))
+            out = F.scaled_dot_product_attention(
+                q, seen_k, seen_v, is_causal=_is_causal(rule), scale=scale, enable_gqa=grouped
+            )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), None
+
+
+def _real_fake_attention(
+    q: Tensor, k: Tensor, v: Tensor, packed: Packed, first: int, visible: int, scale: float, grouped: bool
+) -> Tensor:
+    """One run of documents of one length, [documents, heads, length, K], of which `visible` rows each are real.
+
+    Among themselves real rows are causal; only for the few fakes is there a mask of pairs.
+    """
+    count, _, length, _ = q.shape
+    q_real, k_real, v_real = (x[:, :, :visible] for x in (q, k, v))
+    real = F.scaled_dot_product_attention(q_real, k_real, v_real, is_causal=True, scale=scale, enable_gqa=grouped)
+    if visible == length:
+        return real
+    mask = _reachable(packed, slice(first, first + count * length), length)[:, None, visible:]
+    fake = F.scaled_dot_product_attention(q[:, :, visible:], k, v, mask, scale=scale, enable_gqa=grouped)
+    return torch.cat((real, fake), dim=2)
 
 
 def glu(gate_up_NF: Tensor, kind: str) -> Tensor:
@@ -313,6 +342,8 @@ def decode_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, cache: LayerCa
     """
     cache.append(k_NGK, v_NGK)
     grouped = q_NHK.shape[1] != k_NGK.shape[1]
+    if max(cache.new) == 1:
+        return _next_row_attention(q_NHK, cache, scale, grouped)
     outputs, first = [], 0
     for sequence, (held, new) in enumerate(zip(cache.held, cache.new, strict=True)):
         q_HTK = q_NHK[first : first + new].transpose(0, 1)[None]
@@ -325,6 +356,21 @@ def decode_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, cache: LayerCa
         outputs.append(out[0].transpose(0, 1))
         first += new
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _next_row_attention(q_BHK: Tensor, cache: LayerCache, scale: float, grouped: bool) -> Tensor:
+    """One new token for each sequence, which sees all that its sequence holds: one dense batch, in which the shorter
+    sequences hide what stands behind their end."""
+    held, longest = cache.held, max(cache.held) + 1
+    visible_B11S = None
+    if min(held) + 1 < longest:
+        last_B1 = torch.tensor(held, device=q_BHK.device)[:, None]
+        visible_B11S = (torch.arange(longest, device=q_BHK.device) <= last_B1)[:, None, None]
+    keys, values = (x[:, :, :longest] for x in (cache.keys, cache.values))
+    out_BH1K = F.scaled_dot_product_attention(
+        q_BHK[:, :, None], keys, values, visible_B11S, scale=scale, enable_gqa=grouped
+    )
+    return out_BH1K[:, :, 0]
 
 
 def adamw(
@@ -419,3 +465,10 @@ def _visible(rule: str, num_queries: int, num_keys: int, device: torch.device) -
     """Bool [queries, keys]: the queries are the last of the keys' positions."""
     visible = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
     return visible.tril(num_keys - num_queries) if _is_causal(rule) else visible
+
+
+def _reachable(packed: Packed, rows: slice, length: int) -> Tensor:
+    """Bool [documents, queries, keys] of documents of one length: the rule "real_fake"."""
+    assert packed.reach is not None, "the rule real_fake needs a reach for each row"
+    place_T = torch.arange(length, device=packed.reach.device)
+    return (place_T <= packed.reach[rows].view(-1, length, 1)) | (place_T == place_T[:, None])

@@ -9,6 +9,10 @@ document meets the same mask whichever micro-batch, rank or padding it arrives i
 
 A caller who must answer for padding too (a dense call whose result has a row for every position) lays it behind the
 real rows of its document and says in `visible` how many are real: padding then looks and is never looked at.
+
+A discriminator asks of many invented patches at once how well each would follow the real ones before it. They too stand
+behind the real rows of their document and are never looked at, except each by itself, and `reach` says how far each row
+looks. Every one of them then finds what it would have found alone at its place in the strip.
 """
 
 from collections.abc import Sequence
@@ -27,6 +31,8 @@ class Packed:
     document. documents: int64 [N], a number that names the row's document within the step. max_length: rows of the
     longest document. lengths: rows of each document, on the host, so that no loop has to wait for the device.
     visible: how many rows of each document, the first ones, others may look at; None means all of them.
+    reach: int32 [N], for the rule "real_fake" of attention alone: a row sees its document up to and including this one
+    of its rows, counted from 0, and itself.
     """
 
     offsets: Tensor
@@ -35,6 +41,7 @@ class Packed:
     max_length: int
     lengths: tuple[int, ...]
     visible: tuple[int, ...] | None = None
+    reach: Tensor | None = None
 
     @staticmethod
     def from_lengths(
@@ -75,6 +82,7 @@ class Packed:
             self.max_length,
             self.lengths,
             self.visible,
+            None if self.reach is None else self.reach.to(device, non_blocking=True),
         )
 
     def select(self, rows_M: Tensor) -> "Packed":

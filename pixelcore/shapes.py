@@ -18,7 +18,7 @@ Models that read strips of pixels add
     N  rows that the encoder reads        R  rows that the decoder paints: hidden patches too
     M  patches that the loss scores       Y  height of a strip in pixels, X its width
     W  words of a strip                   U  words or patches, and CLS
-    Z  components of a mixture
+    Z  components of a mixture            F  fakes: predictions that a discriminator judges
 """
 
 from torch import Tensor

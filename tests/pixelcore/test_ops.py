@@ -1,6 +1,7 @@
 """Each operation against its formula, in fp64 where rounding would hide a mistake."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -231,6 +232,57 @@ def test_an_invisible_row_looks_and_is_not_looked_at(drop):
     assert log_sum.isfinite().all()
     q[invisible] += 1.0
     assert not torch.allclose(attention(q, k, v, VISIBLE, "full", 0.5)[0][invisible[:-2]], changed[invisible[:-2]])
+
+
+# documents of 3 real rows and 2 fakes, twice; of 1 and 1; without fakes; of more fakes than real rows, two of one reach
+FAKES = replace(
+    Packed.from_lengths([5, 5, 2, 4, 5], visible=[3, 3, 1, 4, 2]),
+    reach=torch.tensor([0, 1, 2, 0, 2, 0, 1, 2, 1, 1, 0, 0, 0, 1, 2, 3, 0, 1, 1, 0, 1], dtype=torch.int32),
+)
+
+
+@pytest.mark.parametrize("num_key_value_heads", [2, 4])
+def test_attention_of_fakes_is_its_formula(num_key_value_heads):
+    upstream, results = draw(21, 4, 8, seed=9), []
+    for function in (attention, softmax_attention):
+        inputs = [
+            draw(21, heads, 8, seed=seed, grad=True) for seed, heads in enumerate((4, *[num_key_value_heads] * 2))
+        ]
+        q, k, v = inputs
+        out, _ = function(q, k, v, FAKES, "real_fake", 0.3)
+        results.append([out, *torch.autograd.grad(out, inputs, upstream)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_attention_of_a_fake_written_out():
+    q, k, v = draw(21, 2, 4), draw(21, 2, 4, seed=1), draw(21, 2, 4, seed=2)
+    out, log_sum = softmax_attention(q, k, v, FAKES, "real_fake", 0.5)
+    scores = torch.stack([0.5 * (q[8, 1] @ k[row, 1]) for row in (5, 6, 8)])  # it reaches to row 1 of rows 5 to 9
+    torch.testing.assert_close(out[8, 1], scores.softmax(0) @ v[[5, 6, 8], 1])
+    torch.testing.assert_close(log_sum[8, 1], scores.logsumexp(0))
+
+
+def test_nobody_sees_a_fake_or_what_stands_beyond_its_reach():
+    found = []
+    for row in range(21):
+        q, k, v = draw(21, 2, 4), draw(21, 2, 4, seed=1), draw(21, 2, 4, seed=2)
+        out, _ = attention(q, k, v, FAKES, "real_fake", 0.5)
+        k[row] += 3
+        v[row] *= 1e6
+        changed, _ = attention(q, k, v, FAKES, "real_fake", 0.5)
+        found.append((changed != out).flatten(1).any(1).nonzero().flatten().tolist())
+    assert found[:5] == [[0, 1, 2, 3, 4], [1, 2, 4], [2, 4], [3], [4]]  # real 0, 1, 2 and fakes that reach to 0 and 2
+    assert found[5:10] == [[5, 6, 7, 8, 9], [6, 7, 8, 9], [7], [8], [9]]
+    assert found[10:12] == [[10, 11], [11]]
+    assert found[12:16] == [[12, 13, 14, 15], [13, 14, 15], [14, 15], [15]]
+    assert found[16:] == [[16, 17, 18, 19, 20], [17, 18, 20], [18], [19], [20]]
+
+
+def test_gradients_of_attention_of_fakes():
+    packed = replace(Packed.from_lengths([4], visible=[2]), reach=torch.tensor([0, 1, 0, 1]))
+    inputs = (draw(4, 2, 2, grad=True), draw(4, 1, 2, seed=1, grad=True), draw(4, 1, 2, seed=2, grad=True))
+    assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, packed, "real_fake", 0.7)[0], inputs)
 
 
 def test_padding_does_not_change_the_dropped_weights_of_real_rows():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,7 +51,9 @@ def test_a_run_ends_where_other_rows_are_visible():
 def test_another_device_keeps_the_structure():
     moved = Packed.from_lengths([2, 3], visible=[1, 3]).to("meta")
     assert moved.offsets.device.type == moved.positions.device.type == moved.documents.device.type == "meta"
-    assert (moved.max_length, moved.lengths, moved.visible) == (3, (2, 3), (1, 3))
+    assert (moved.max_length, moved.lengths, moved.visible, moved.reach) == (3, (2, 3), (1, 3), None)
+    reaching = replace(moved, reach=torch.tensor([0, 0, 0, 1, 2])).to("meta")
+    assert reaching.reach is not None and reaching.reach.device.type == "meta"
 
 
 def test_selected_rows_keep_their_names():
