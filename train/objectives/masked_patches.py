@@ -7,7 +7,6 @@ compared between renderers: how many of the hidden characters a reader reads off
 (`infer/benchmarks/masked_characters.py`).
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from infer.benchmarks.masked_characters import MaskedCharacters, Row
-from infer.pixels import check_renderer
 from infer.reconstruct import figure, predict, reconstruct_rows
 from pixelcore.accounting_vit import strip_flops, strip_training_bytes
 from pixelcore.config import ViTMAEConfig
@@ -28,19 +26,18 @@ from pixelcore.models.vit_mae import ViTMAE
 from pixelcore.ops import REFERENCE
 from pixelcore.patches import Patches
 from pixelcore.stored import Stored
-from render import Renderer, RenderError
+from render import Renderer
 from render.config import RenderConfig
 from render.picture import write_png
-from train.config import RenderTable, StripSettings
-from train.data.corpus import find_sources, training_texts
+from train.config import StripSettings
+from train.data.corpus import training_texts
 from train.data.order import BlockOrder
+from train.data.strips.find_rows import check_row_length, find_rows, renderer_of_model
 from train.data.strips.strip_batches import StripBatches, StripMicroBatch, held_out_batches
-from train.data.strips.strip_corpus import StripCorpus, build_strip_corpus
+from train.data.strips.strip_corpus import StripCorpus
 from train.distributed import Ranks
 from train.objective import Loss
 from train.report import Reporter
-
-_log = logging.getLogger(__name__)
 
 UNIT = "rows"  # what progress is counted in
 CURVE = "loss (squared error of a hidden patch)"
@@ -52,22 +49,14 @@ CURVE = "loss (squared error of a hidden patch)"
 def adopt(settings: StripSettings, stored: Stored, init: Path) -> StripSettings:
     """The stored architecture and renderer; dropout as the run wants it."""
     assert isinstance(stored.config, ViTMAEConfig)
-    model, render = settings.model, settings.render
+    model = settings.model
     found = replace(
         stored.config,
         hidden_dropout=model.hidden_dropout,
         attention_dropout=model.attention_dropout,
         interpolate_positions=model.interpolate_positions,
     )
-    if stored.renderer is None:
-        _log.warning(
-            "%s does not say how its strips were drawn in a form that can be compared: drawing them as [render] says",
-            init,
-        )
-    elif not render.accept_changed:
-        render = RenderTable(**{**stored.renderer["config"], "fonts": tuple(stored.renderer["config"]["fonts"])})
-        render = replace(render, max_patches=settings.data.row_patches)  # its rows may be shorter or longer
-    return replace(settings, model=found, render=render)
+    return replace(settings, model=found, render=renderer_of_model(settings, stored, init))
 
 
 def find_data(
@@ -75,30 +64,12 @@ def find_data(
 ) -> tuple[StripCorpus, StripSettings]:
     """Rows to draw, and settings whose renderer draws rows of the length that is trained on."""
     _check_sizes(settings)
-    settings = replace(settings, render=replace(settings.render, max_patches=settings.data.row_patches))
-    try:
-        renderer = Renderer(settings.render.plain)
-    except RenderError as cause:  # a font that is not there, or no font
-        raise UserError(f"[render]: {cause}") from cause
-    if stored is not None and stored.renderer is not None:
-        check_renderer(stored.renderer["identity"], renderer, settings.render.accept_changed, str(stored.path))
-    if not ranks.is_first:
-        ranks.wait()  # the first rank prepares; the others find everything in the cache
-    sources, held_out = find_sources(settings.data, own_text)
-    corpus = build_strip_corpus(sources, held_out, renderer, settings.data, settings.eval.max_rows)
-    if ranks.is_first:
-        ranks.wait()
-        _log.info("%s", corpus.description)
-    return corpus, settings
+    return find_rows(settings, ranks, stored, own_text)
 
 
 def _check_sizes(settings: StripSettings) -> None:
+    check_row_length(settings)
     model, render, data = settings.model, settings.render, settings.data
-    if render.max_patches not in (data.row_patches, RenderTable().max_patches):
-        raise UserError(
-            f"render.max_patches = {render.max_patches} is said by data.row_patches = {data.row_patches} in training: "
-            "leave it out"
-        )
     if (render.height, render.patch_width) != (model.patch_size, model.patch_size):
         raise UserError(
             f"render.height = {render.height} and render.patch_width = {render.patch_width} must be model.patch_size = "
