@@ -5,12 +5,16 @@ frequent neighbours are merged again and again. Byte fallback spells every chara
 bytes, so no text is unknown; the normaliser is the identity, so decoding gives back exactly what was encoded. Ids 0 to
 3 are <s>, </s>, <pad>, <unk>, ids 4 to 259 are the bytes, then come the merges by rank and last the single characters.
 
+`byte_tokenizer` is the same without merges and characters: every text is its UTF-8 bytes. Nothing is learned, so its
+model is written down as it is, in SentencePiece's own format.
+
 A tokenizer *is* the bytes of its model: they travel inside checkpoints, and their hash tells two tokenizers apart.
 This is the only file that imports sentencepiece.
 """
 
 import hashlib
 import io
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +27,8 @@ MAX_LINE_BYTES = 4192  # the trainer leaves out longer lines without a word, so 
 
 
 class Tokenizer:
-    """A trained SentencePiece model. `decode(encode(text)) == text` for every text without U+2581, its space mark.
+    """A SentencePiece model. `decode(encode(text)) == text` for every text without U+2581, the space mark of trained
+    models; of bytes, for every text.
 
     model_bytes, sha256 (hexadecimal, of the bytes), vocab_size; bos_id, eos_id, pad_id, unk_id (-1 where a foreign
     model has none). Two tokenizers are equal when their bytes are; pickling keeps the bytes.
@@ -153,6 +158,45 @@ class StreamDecoder:
                 text += "\N{REPLACEMENT CHARACTER}"  # SentencePiece gives one for each byte, Python one for several
                 self._bytes = self._bytes[1:]
         return text
+
+
+def byte_tokenizer() -> Tokenizer:
+    """The tokenizer whose pieces are <s>, </s>, <pad>, <unk> and the 256 bytes: a text is its UTF-8 bytes, each plus 4.
+
+    Its normaliser changes nothing, not even a space into the space mark, which would be three bytes.
+    """
+    special = [("<s>", _CONTROL), ("</s>", _CONTROL), ("<pad>", _CONTROL), ("<unk>", _UNKNOWN)]
+    pieces = [*special, *((f"<0x{byte:02X}>", _BYTE) for byte in range(256))]
+    model = b"".join(_entry(1, _entry(1, text) + _entry(2, 0.0) + _entry(3, kind)) for text, kind in pieces)
+    # model type char, vocabulary, byte fallback, ids of <unk> <s> </s> <pad>
+    training = {3: 4, 4: len(pieces), 35: True, 40: 3, 41: 0, 42: 1, 43: 2}
+    # name, no space put before the text, none taken away, none marked
+    normalising = {1: "identity", 3: False, 4: False, 5: False}
+    for number, table in ((2, training), (3, normalising)):
+        model += _entry(number, b"".join(_entry(key, value) for key, value in table.items()))
+    return Tokenizer(model, source="the byte tokenizer")
+
+
+_UNKNOWN, _CONTROL, _BYTE = 2, 3, 6  # kinds of pieces in a SentencePiece model
+
+
+def _entry(number: int, value: int | float | str | bytes) -> bytes:
+    """A field of a protocol buffer, the format of SentencePiece models: an integer, a float, or what has a length."""
+    if isinstance(value, int):
+        return _variable_length(number << 3) + _variable_length(value)
+    if isinstance(value, float):
+        return _variable_length(number << 3 | 5) + struct.pack("<f", value)
+    content = value.encode() if isinstance(value, str) else value
+    return _variable_length(number << 3 | 2) + _variable_length(len(content)) + content
+
+
+def _variable_length(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; the top bit says that another follows."""
+    low = b""
+    while number > 127:
+        low += bytes([number & 127 | 128])
+        number >>= 7
+    return low + bytes([number])
 
 
 def train_tokenizer(

@@ -20,6 +20,7 @@ from pixelcore.convert.merge import merge_lora
 from pixelcore.convert.names import check_tensors, pack, places, unpack
 from pixelcore.errors import UserError
 from pixelcore.stored import Stored
+from pixelcore.tokenizer import Tokenizer, byte_tokenizer
 
 _ROOT_NAMES = {
     "embed_tokens.weight": "model.embed_tokens.weight",
@@ -48,7 +49,10 @@ def write_llama(folder: Path, stored: Stored) -> None:
         _write_json(new / "generation_config.json", special)
         if tokenizer is not None:
             (new / "tokenizer.model").write_bytes(tokenizer.model_bytes)
-            _write_json(new / "tokenizer_config.json", _tokenizer_config(stored.decoder_config))
+            of_bytes = tokenizer == byte_tokenizer()
+            if of_bytes:  # the class for Llama's tokenizers would put a mark in the place of every space
+                _write_json(new / "tokenizer.json", _tokenizer_of_bytes(tokenizer))
+            _write_json(new / "tokenizer_config.json", _tokenizer_config(stored.decoder_config, of_bytes))
 
 
 def llama_config(config: DecoderConfig) -> dict[str, Any]:
@@ -146,9 +150,9 @@ def _special_ids(bos: int, eos: int, pad: int) -> dict[str, int]:
     return {name: id for name, id in ids.items() if id >= 0}
 
 
-def _tokenizer_config(config: DecoderConfig) -> dict[str, Any]:
+def _tokenizer_config(config: DecoderConfig, of_bytes: bool) -> dict[str, Any]:
     return {
-        "tokenizer_class": "LlamaTokenizer",
+        "tokenizer_class": "PreTrainedTokenizerFast" if of_bytes else "LlamaTokenizer",
         "bos_token": "<s>",
         "eos_token": "</s>",
         "pad_token": "<pad>",
@@ -158,6 +162,32 @@ def _tokenizer_config(config: DecoderConfig) -> dict[str, Any]:
         "legacy": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.context_length,
+    }
+
+
+def _tokenizer_of_bytes(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A tokenizer.json that spells every character in bytes and puts <s> before a text."""
+    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    begin = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    text, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
+    return {
+        "version": "1.0",
+        "added_tokens": [{"id": id, "content": piece} | flags for id, piece in enumerate(pieces[:4])],
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [begin, text],
+            "pair": [begin, text, second],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [tokenizer.bos_id], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "byte_fallback": True,
+            "vocab": {piece: id for id, piece in enumerate(pieces)},
+            "merges": [],
+        },
     }
 
 

@@ -29,7 +29,7 @@ from pixelcore.convert.names import optimizer_order, pack, packed_shapes, publis
 from pixelcore.errors import UserError
 from pixelcore.models.decoder import Decoder
 from pixelcore.stored import OptimizerState, Stored
-from pixelcore.tokenizer import Tokenizer, train_tokenizer
+from pixelcore.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -680,3 +680,27 @@ def test_transformers_computes_the_same_logits(tokenizer, tmp_path, variant):
     assert difference < 1e-4
     back = from_llama_state(replace(stored.config, lora=None), theirs.state_dict())
     assert equal(back, merge_lora(stored).weights)
+
+
+def test_bytes_go_into_the_llama_layout_with_a_tokenizer_that_marks_no_spaces(tmp_path):
+    words = byte_tokenizer()
+    write_llama(tmp_path / "out", make_stored(words, tmp_path))
+    assert Tokenizer.load(tmp_path / "out" / "tokenizer.model") == words
+    written = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    assert written["model"]["vocab"]["<0x41>"] == words.encode("A")[0]
+    assert len(written["model"]["vocab"]) == words.vocab_size
+    config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_transformers_reads_the_same_bytes(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra parity)")
+    words = byte_tokenizer()
+    write_llama(tmp_path / "out", make_stored(words, tmp_path))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in ["the fox  é jumps", " ▁ \n\t", "你好😀"]:
+        ids = theirs(text)["input_ids"]
+        assert ids == [words.bos_id, *words.encode(text)]
+        assert theirs.decode(ids, skip_special_tokens=True) == text

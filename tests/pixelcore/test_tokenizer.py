@@ -6,11 +6,11 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixelcore.errors import UserError
-from pixelcore.tokenizer import MAX_LINE_BYTES, Tokenizer, train_tokenizer
+from pixelcore.tokenizer import MAX_LINE_BYTES, Tokenizer, byte_tokenizer, train_tokenizer
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and the dog thinks about the fox.\n  It barks.",
@@ -131,3 +131,35 @@ def test_bad_models_are_named(tokenizer: Tokenizer, tmp_path: Path):
         Tokenizer.load(file)
     with pytest.raises(UserError, match="no tokenizer can be read here"):
         Tokenizer.load(tmp_path / "absent.model")
+
+
+# ------------------------------------------------------------------ bytes
+
+
+@settings(max_examples=50)
+@given(st.text())
+def test_the_byte_tokenizer_gives_the_bytes_of_any_text_and_takes_them_back(text: str):
+    tokenizer = byte_tokenizer()
+    ids = tokenizer.encode(text)
+    assert ids == [byte + 4 for byte in text.encode()]
+    assert tokenizer.decode(ids) == streamed(tokenizer, [], ids) == streamed(tokenizer, [0], ids) == text
+
+
+@pytest.mark.parametrize(
+    "text", [" ", "  two  spaces ", "\u2581 \u2581", "\u2585", "\0\r\n\t", "\ufeff", "<s></s><0x41>", "e\u0301"]
+)
+def test_the_byte_tokenizer_changes_nothing_that_a_trained_one_would(text: str):
+    tokenizer = byte_tokenizer()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode(text)) == len(text.encode())
+
+
+def test_the_byte_tokenizer_has_260_pieces_and_is_always_the_same():
+    tokenizer = byte_tokenizer()
+    assert tokenizer.vocab_size == 260
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id) == (0, 1, 2, 3)
+    assert tokenizer.pieces(range(4)) == ["<s>", "</s>", "<pad>", "<unk>"]
+    assert tokenizer.pieces(range(4, 260)) == [f"<0x{byte:02X}>" for byte in range(256)]
+    assert tokenizer == byte_tokenizer() == pickle.loads(pickle.dumps(tokenizer))
+    assert tokenizer.decode([0, 4 + 0xE2, 4 + 0x41, 1]) == "\ufffdA"
+    assert tokenizer.vocab_text().count("\n") == 260

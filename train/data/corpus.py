@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pixelcore.documents import find_files
 from pixelcore.durable import write_file, write_json
 from pixelcore.errors import UserError
-from pixelcore.tokenizer import Tokenizer, train_tokenizer
+from pixelcore.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
 from train.config import DataConfig, TextConfig, TokenizerConfig
 from train.data.blocks import Blocks
 from train.data.split import Role, Selection, Split, overlap_share, split_files
@@ -107,9 +107,11 @@ def find_sources(data: TextConfig, standard_library: Path | None = None) -> tupl
 
 
 def find_tokenizer(sources: Sequence[Source], data: DataConfig, config: TokenizerConfig, vocab_size: int) -> Tokenizer:
-    """The tokenizer that the configuration names, else one trained on the training documents, once."""
+    """The tokenizer that is named, or that of bytes, else one trained on the training documents, once."""
     if config.path:
         return Tokenizer.load(config.path)
+    if config.kind == "bytes":
+        return byte_tokenizer()
     identity = [vocab_size, config.training_megabytes, data.field]
     identity += [[repr(source.split), [str(file.name) for file in source.files]] for source in sources]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
