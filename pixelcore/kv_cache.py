@@ -16,7 +16,8 @@ from pixelcore.packed import Packed
 
 
 class LayerCache:
-    """One layer's share: keys and values [B, G, C, K]; held and new are tokens per sequence, on the host."""
+    """One layer's share: keys and values [B, G, C, K], finite also where nothing is held; held and new are tokens per
+    sequence, on the host."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys = keys
@@ -26,6 +27,11 @@ class LayerCache:
 
     def append(self, k_NGK: Tensor, v_NGK: Tensor) -> None:
         """Write the new rows of each sequence behind those it holds."""
+        if len(self.new) > 1 and max(self.new) == 1:  # the same at once
+            sequences, places = torch.arange(len(self.held)), torch.tensor(self.held)
+            self.keys[sequences, :, places] = k_NGK
+            self.values[sequences, :, places] = v_NGK
+            return
         first = 0
         for sequence, (held, new) in enumerate(zip(self.held, self.new, strict=True)):
             place = slice(held, held + new)
@@ -76,3 +82,13 @@ class KVCache:
     def commit(self) -> None:
         """The announced tokens are now part of each sequence."""
         self.lengths = [held + new for held, new in zip(self.layers[0].held, self.layers[0].new, strict=True)]
+
+    def select(self, sequences: Sequence[int]) -> None:
+        """Go on with these sequences, in this order: one that is named twice becomes two, one that is not is dropped.
+
+        Between two passes, not within one. The memory is that of the new number of sequences.
+        """
+        index = torch.tensor(list(sequences), dtype=torch.int64, device=self.layers[0].keys.device)
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[index], layer.values[index]
+        self.lengths = [self.lengths[sequence] for sequence in sequences]

@@ -63,3 +63,24 @@ def test_outgrowing_the_context_is_the_users_mistake():
 def test_another_number_of_sequences_is_refused():
     with pytest.raises(ValueError, match="3 sequences brought tokens; the cache holds 2"):
         make_cache().begin([1, 1, 1], "cpu")
+
+
+def test_sequences_are_selected_reordered_and_doubled():
+    cache = make_cache(num_sequences=3)
+    rows = torch.arange(6 * 4.0).reshape(6, 1, 4)
+    cache.begin([1, 2, 3], "cpu")
+    for layer in cache.layers:
+        layer.append(rows, -rows)
+    cache.commit()
+    cache.select([2, 0, 2])
+    assert cache.lengths == [3, 1, 3]
+    assert cache.begin([1, 1, 1], "cpu").positions.tolist() == [3, 1, 3]
+    more = torch.tensor([[100.0], [200.0], [300.0]]).expand(3, 4).reshape(3, 1, 4)
+    for layer in cache.layers:
+        layer.append(more, -more)
+    cache.commit()
+    for layer in cache.layers:  # the two that were one go on apart
+        assert layer.keys[:, 0, :4, 0].tolist() == [[12, 16, 20, 100], [0, 200, 0, 0], [12, 16, 20, 300]]
+        assert torch.equal(layer.values, -layer.keys)
+    cache.select([])
+    assert cache.lengths == [] and not len(cache.layers[0].keys)
