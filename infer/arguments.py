@@ -9,9 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from infer.load import DTYPES
 from pixelcore.durable import write_file
 from pixelcore.errors import UserError
+from render import RenderError
+from render.picture import write_png
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +55,33 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (%(default)s)")
     add("--dtype", default="auto", metavar="T", help=f"auto, {', '.join(DTYPES)} (auto: float32 on a CPU)")
     add("--ops", default="auto", metavar="O", help="auto, fused or reference (%(default)s)")
+
+
+def add_strips_model(parser: argparse.ArgumentParser) -> None:
+    """Flags that name a model of strips and say how strips are drawn, where and how to compute."""
+    add = parser.add_argument
+    add("--model", metavar="PATH", help="run, checkpoint, export or published folder (default: the newest run of one)")
+    add(
+        "--font", action="append", default=[], metavar="F", help="a font of the model's, where it lies here; repeatable"
+    )
+    add("--set", action="append", default=[], metavar="A=V", help="change the renderer, as in render.layout=bigrams")
+    add_running(parser)
+
+
+def strips_choices(options: argparse.Namespace) -> dict[str, Any]:
+    """What those flags say besides the model, as `infer.load_pixels` and `infer.pixar.load_pixar` take it."""
+    changes = dict(setting(item) for item in options.set)
+    accept_changed = changes.pop("accept_changed", False)
+    if not isinstance(accept_changed, bool):
+        raise UserError(f"--set render.accept_changed={accept_changed}: must be true or false")
+    return {
+        "device": options.device,
+        "dtype": options.dtype,
+        "ops": options.ops,
+        "fonts": options.font,
+        "render": changes,
+        "accept_changed": accept_changed,
+    }
 
 
 def setting(item: str) -> tuple[str, Any]:
@@ -93,6 +126,19 @@ def read_lines(flag: str, file: Path, field: str) -> list[str]:
     return texts
 
 
+def read_prompts(prompt: str | None, file: str | None) -> list[str]:
+    """The prompts that --prompt and --prompts name."""
+    if prompt is not None and file is not None:
+        raise UserError("--prompt and --prompts: give one of them")
+    if file is not None:
+        return read_lines("--prompts", Path(file), "prompt")
+    if prompt is not None and prompt != "-":
+        return [prompt]
+    if prompt is None and sys.stdin.isatty():
+        raise UserError('no prompt: give --prompt "...", --prompts FILE, or pipe the text in')
+    return [read_standard_input()]
+
+
 def read_standard_input() -> str:
     """All of it, less one line end."""
     try:
@@ -102,14 +148,29 @@ def read_standard_input() -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def check_out(out: str | None) -> None:
+def check_out(out: str | None, flag: str = "--out") -> None:
     """Before the work, not after it."""
     if out is None:
         return
     if Path(out).is_dir():
-        raise UserError(f"--out {out}: this is a folder; name a file")
+        raise UserError(f"{flag} {out}: this is a folder; name a file")
     if not Path(out).absolute().parent.is_dir():
-        raise UserError(f"--out {out}: the folder {Path(out).parent} does not exist; create it first")
+        raise UserError(f"{flag} {out}: the folder {Path(out).parent} does not exist; create it first")
+
+
+def check_picture(out: str | None) -> None:
+    """The same for a picture."""
+    check_out(out)
+    if out is not None and Path(out).suffix.lower() != ".png":
+        raise UserError(f"--out {out}: pictures are written as PNG; let the name end in .png")
+
+
+def save_picture(out: str, picture: NDArray[np.uint8]) -> None:
+    """Write a picture, uint8 RGB [height, width, 3]."""
+    try:
+        write_png(out, Image.fromarray(picture))
+    except RenderError as cause:
+        raise UserError(f"--out {cause}") from cause
 
 
 def write(text: str, out: str | None) -> None:

@@ -31,7 +31,6 @@ replacement (seed 0); where few rows say less than that, Wilson's interval of as
 """
 
 import functools
-import math
 import time
 import unicodedata
 from collections import Counter
@@ -41,6 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from infer.benchmarks.intervals import wilson
 from infer.denormalise import paste, sharpened
 from infer.infilling import CharacterNGrams
 from pixelcore.errors import UserError
@@ -358,11 +358,8 @@ def interval(hits_R: np.ndarray, counts_R: np.ndarray) -> tuple[float, float]:
     rng, rows = np.random.default_rng(0), len(counts_R)
     weights = rng.multinomial(rows, np.full(rows, 1 / rows), _RESAMPLES)
     low, high = np.percentile((weights @ hits_R) / (weights @ counts_R), [2.5, 97.5])
-    z, count = 1.959964, float(counts_R.sum())
-    share = float(hits_R.sum()) / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return min(float(low), max(0.0, middle - half)), max(float(high), min(1.0, middle + half))
+    wilson_low, wilson_high = wilson(float(hits_R.sum()), float(counts_R.sum()))
+    return min(float(low), wilson_low), max(float(high), wilson_high)
 
 
 def predictor(
