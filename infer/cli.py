@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,13 +26,18 @@ from infer.arguments import (
     add_running,
     check_out,
     nearest,
-    read_lines,
-    read_standard_input,
+    read_prompts,
     setting,
     write,
 )
 from infer.benchmarks import bits_per_byte as measuring
-from infer.commands_pixels import run_continue, run_embed, run_reconstruct
+from infer.commands_attack import run_attack
+from infer.commands_bits import run_bits_per_character
+from infer.commands_pixar import run_continue
+from infer.commands_pixels import run_embed, run_reconstruct
+from infer.commands_robustness import run_robustness
+from infer.commands_testbed import run_testbed
+from infer.commands_words import run_babi, run_lambada, run_readability
 from infer.generate_tokens import DEFAULT_MAX_TOKENS, Generation, generate
 from infer.load import Loaded, load
 from infer.read import BUILTIN, as_report, read
@@ -82,7 +86,7 @@ def run_generate(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m infer [generate]",
         description="Continue prompts with a trained model. Other commands (each has --help): reconstruct, "
-        "continue, embed, evaluate, inspect, export, read.",
+        "continue, embed, evaluate, attack, inspect, export, read.",
         epilog="""examples:
   python -m infer --prompt "Once upon a time"                    the newest run under runs/
   python -m infer --model checkpoints/pixel_100m/latest.pt --prompt "Hello from PIXEL"
@@ -123,7 +127,7 @@ def run_generate(argv: Sequence[str]) -> int:
     if options.stream and (options.json or options.out is not None):
         raise UserError("--stream shows text on standard output as it comes: leave out --json and --out, or --stream")
     check_out(options.out)
-    prompts = _read_prompts(options.prompt, options.prompts)
+    prompts = read_prompts(options.prompt, options.prompts)
     if options.stream and len(prompts) > 1:
         raise UserError(f"--stream: {len(prompts)} prompts would mix their texts: give one, or leave --stream out")
     stream = options.stream
@@ -159,18 +163,6 @@ def run_generate(argv: Sequence[str]) -> int:
         parts.append(heading + ("" if stream else generation.text) + table)
     write("\n".join(parts), options.out)
     return 0
-
-
-def _read_prompts(prompt: str | None, file: str | None) -> list[str]:
-    if prompt is not None and file is not None:
-        raise UserError("--prompt and --prompts: give one of them")
-    if file is not None:
-        return read_lines("--prompts", Path(file), "prompt")
-    if prompt is not None and prompt != "-":
-        return [prompt]
-    if prompt is None and sys.stdin.isatty():
-        raise UserError('no prompt: give --prompt "...", --prompts FILE, or pipe the text in')
-    return [read_standard_input()]
 
 
 def _generation_report(
@@ -393,8 +385,17 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "reconstruct": run_reconstruct,
     "continue": run_continue,
     "embed": run_embed,
+    "attack": run_attack,
 }
-BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"bits-per-byte": run_bits_per_byte}
+BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
+    "bits-per-byte": run_bits_per_byte,
+    "bits-per-character": run_bits_per_character,
+    "testbed": run_testbed,
+    "lambada": run_lambada,
+    "babi": run_babi,
+    "readability": run_readability,
+    "robustness": run_robustness,
+}
 
 
 # ------------------------------------------------------------------ what the commands share

@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from infer.arguments import Parser, add_running, check_out, read_lines, read_standard_input, setting, write
-from infer.continue_strip import MARKER, PASSES, Continuation, continue_strip
+from infer.arguments import (
+    Parser,
+    add_strips_model,
+    check_out,
+    check_picture,
+    read_lines,
+    read_standard_input,
+    save_picture,
+    strips_choices,
+    write,
+)
+from infer.continue_strip import PASSES, Continuation, continue_strip
 from infer.continue_strip import figure as figure_of_passes
 from infer.embed import LAST, POOLINGS, embed
 from infer.embed import save as save_vectors
@@ -24,38 +33,15 @@ from infer.pixels import LoadedPixels, load_pixels
 from infer.reconstruct import RATIO, Reconstruction, figure, read_spans, reconstruct
 from pixelcore.errors import UserError
 from pixelcore.masking import MASK_RULES
-from render import Reader, RenderError
-from render.picture import write_png
+from pixelcore.stored import Stored
+from render import Reader
 
 _MOST_ROWS = 64  # strips in a picture
-_PAINTERS = PIXEL_MODELS[:1]
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", metavar="PATH", help="run, checkpoint, export or published folder (default: the newest run of one)")
-    add(
-        "--font", action="append", default=[], metavar="F", help="a font of the model's, where it lies here; repeatable"
-    )
-    add("--set", action="append", default=[], metavar="A=V", help="change the renderer, as in render.layout=bigrams")
-    add_running(parser)
+PAINTERS = PIXEL_MODELS[:1]
 
 
 def _load(options: argparse.Namespace, kinds: Sequence[str]) -> LoadedPixels:
-    changes = dict(setting(item) for item in options.set)
-    accept_changed = changes.pop("accept_changed", False)
-    if not isinstance(accept_changed, bool):
-        raise UserError(f"--set render.accept_changed={accept_changed}: must be true or false")
-    return load_pixels(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        ops=options.ops,
-        fonts=options.font,
-        render=changes,
-        accept_changed=accept_changed,
-        kinds=kinds,
-    )
+    return load_pixels(options.model, **strips_choices(options), kinds=kinds)
 
 
 def _about(loaded: LoadedPixels) -> dict[str, Any]:
@@ -86,7 +72,7 @@ examples:
   python -m infer reconstruct --model Team-PIXEL/pixel-base --font GoNotoCurrent.ttf --data lines.txt --out lines.png
   python -m infer reconstruct --text "Hello, world" --mask random --ratio 0.5 --seed 3 --json""",
     )
-    _add_model(parser)
+    add_strips_model(parser)
     add = parser.add_argument
     add("--text", metavar="T", help='the text; "-" reads standard input')
     add("--data", metavar="FILE", help='several: a text in each line, or "text" of each record of a .jsonl')
@@ -98,7 +84,7 @@ examples:
     add("--json", action="store_true", help="one JSON object on standard output: losses of each patch, counts, means")
     add("--out", metavar="FILE", help="the picture, a PNG")
     options = parser.parse_args(argv)
-    _check_picture(options.out)
+    check_picture(options.out)
     drawn = options.mask in MASK_RULES
     if not drawn and not options.mask[:1].isdigit():
         raise UserError(f"--mask {options.mask}: unknown; choose {', '.join(MASK_RULES)}, or patches such as 3-8,12")
@@ -110,7 +96,7 @@ examples:
     texts = _texts(options.text, options.data)
     if options.out is not None and len(texts) > _MOST_ROWS:
         raise UserError(f"--out: a picture shows at most {_MOST_ROWS} texts, and there are {len(texts)}: give fewer")
-    loaded = _load(options, _PAINTERS)
+    loaded = _load(options, PAINTERS)
     ratio, seed = RATIO if options.ratio is None else options.ratio, options.seed or 0
     found = []
     for index, text in enumerate(texts):
@@ -132,7 +118,7 @@ examples:
     reader = Reader(loaded.renderer.config) if options.read else None
     reports = [_reconstruction_report(one, reader) for one in found]
     if options.out is not None:
-        _save_picture(options.out, figure(found))
+        save_picture(options.out, figure(found))
     settings = {"mask": options.mask} | ({"ratio": ratio, "seed": seed} if drawn else {})
     settings |= {"brightness": found[0].brightness}
     if options.json:
@@ -183,41 +169,16 @@ def _line(row: dict[str, Any]) -> str:
 # ------------------------------------------------------------------ continue
 
 
-def run_continue(argv: Sequence[str]) -> int:
-    """Write on with a model that paints."""
-    parser = Parser(
-        prog="python -m infer continue",
-        description="Let a model that paints write: hidden patches behind a text, or in a gap of it, are filled in "
-        "several passes, the most certain first, and read. Decoders of tokens write with: python -m infer generate",
-        epilog=f"""A patch is the more certain the more contrast its prediction keeps: where many things could
-stand, they average out to grey.
-
-examples:
-  python -m infer continue --text "Once upon a time there was" --patches 8
-  python -m infer continue --text "Once upon a {MARKER} there was a house" --patches 4 --passes 4 --out passes.png
-  python -m infer continue --model runs/a --text "The quick brown fox jumps" --gap 6-9 --json""",
-    )
-    _add_model(parser)
-    add = parser.add_argument
-    add("--text", metavar="T", help=f'the text, in which {MARKER} may mark a gap; "-" reads standard input')
-    add("--patches", type=int, metavar="N", help=f"patches to fill, behind the text or at {MARKER}")
-    add("--gap", metavar="A-B", help="patches of the text's own strip to fill instead, such as 12-20")
-    add("--passes", type=int, default=PASSES, metavar="K", help="rounds, at most one for each patch (%(default)s)")
-    add("--json", action="store_true", help="one JSON object on standard output: patches and certainties of each pass")
-    add("--out", metavar="FILE", help="a picture of every pass, a PNG")
-    options = parser.parse_args(argv)
-    _check_picture(options.out)
-    if options.passes < 1:
-        raise UserError(f"--passes {options.passes}: must be at least 1")
+def continue_by_painting(options: argparse.Namespace, stored: Stored) -> int:
+    """`python -m infer continue` of a masked model; infer/commands_pixar.py has its flags."""
     if options.patches is None and options.gap is None:
         raise UserError("how much to write is not said: give --patches N or --gap A-B")
     text = _texts(options.text, None)[0]
-    loaded = _load(options, _PAINTERS)
-    found = continue_strip(
-        loaded.mae, loaded.renderer, text, patches=options.patches, gap=options.gap, passes=options.passes
-    )
+    loaded = load_pixels(stored, **strips_choices(options), kinds=PAINTERS)
+    passes = PASSES if options.passes is None else options.passes
+    found = continue_strip(loaded.mae, loaded.renderer, text, patches=options.patches, gap=options.gap, passes=passes)
     if options.out is not None:
-        _save_picture(options.out, figure_of_passes([found]))
+        save_picture(options.out, figure_of_passes([found]))
     if options.json:
         write(json.dumps(_about(loaded) | _continuation_report(found), ensure_ascii=False), None)
     else:
@@ -258,7 +219,7 @@ examples:
   python -m infer embed --model runs/a --data sentences.txt --pooling mean --layer 8 --out sentences.npz
   python -m infer embed --model Team-PIXEL/pixel-base --data lines.jsonl --words --out words.npz""",
     )
-    _add_model(parser)
+    add_strips_model(parser)
     add = parser.add_argument
     add("--text", metavar="T", help='the text; "-" reads standard input')
     add("--data", metavar="FILE", help='several: a text in each line, or "text" of each record of a .jsonl')
@@ -310,16 +271,3 @@ def _texts(text: str | None, file: str | None) -> list[str]:
     if text is None and sys.stdin.isatty():
         raise UserError('no text: give --text "...", or pipe it in')
     return [read_standard_input()]
-
-
-def _check_picture(out: str | None) -> None:
-    check_out(out)
-    if out is not None and Path(out).suffix.lower() != ".png":
-        raise UserError(f"--out {out}: pictures are written as PNG; let the name end in .png")
-
-
-def _save_picture(out: str, picture: np.ndarray) -> None:
-    try:
-        write_png(out, Image.fromarray(picture))
-    except RenderError as cause:
-        raise UserError(f"--out {cause}") from cause

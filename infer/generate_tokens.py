@@ -20,7 +20,6 @@ import torch
 
 from infer.sampling import SamplingConfig, choose
 from pixelcore.errors import UserError
-from pixelcore.kv_cache import KVCache
 from pixelcore.models.decoder import Decoder
 from pixelcore.tokenizer import Tokenizer
 
@@ -170,15 +169,8 @@ def _run(
         if len(kept) < len(active):
             active = [active[row] for row in kept]
             if active:
-                _keep(cache, kept)
+                cache.select(kept)
                 seen_BV = None if seen_BV is None else seen_BV[kept]
-
-
-def _keep(cache: KVCache, rows: list[int]) -> None:
-    """Let only these sequences stay in the cache, in this order."""
-    for layer in cache.layers:
-        layer.keys, layer.values = layer.keys[rows], layer.values[rows]
-    cache.lengths = [cache.lengths[row] for row in rows]
 
 
 class _Sequence:

@@ -25,6 +25,7 @@ from pixelcore.tokenizer import Tokenizer
 RUNS = Path("runs")
 DECODERS = ("decoder",)
 PIXEL_MODELS = ("vit_mae", "vit_task")
+PIXAR_MODELS = ("pixar",)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def load(
 
 
 def read(
-    path: str | Path | None,
+    path: str | Path | Stored | None,
     *,
     tokenizer: str | Path | None = None,
     with_optimizer: bool = False,
@@ -73,13 +74,17 @@ def read(
 ) -> Stored:
     """What a path holds, without building the model. The tokenizer, where one is given, must be the model's own.
 
-    kinds: of the models that will do, as in `MODEL_CONFIGS`; every kind when absent. Raises UserError for another one.
+    path: also what was read before, by a caller who had to know the kind of the model first. kinds: of the models that
+    will do, as in `MODEL_CONFIGS`; every kind when absent. Raises UserError for another one.
     """
-    path = newest_run(kinds=kinds) if path is None else Path(path)
     given = None if tokenizer is None else Path(tokenizer)
     if given is not None and not given.is_file():
         raise UserError(f"--tokenizer {given}: no such file; give the SentencePiece .model file of this model")
-    stored = read_stored(path, tokenizer=given, with_optimizer=with_optimizer)
+    if isinstance(path, Stored):
+        stored = path
+    else:
+        place = newest_run(kinds=kinds) if path is None else Path(path)
+        stored = read_stored(place, tokenizer=given, with_optimizer=with_optimizer)
     if kinds is not None and stored.config.kind not in kinds:
         raise UserError(
             f"{stored.path}: a {stored.config.kind} model; {_FOR[stored.config.kind]}, or give another model"
@@ -98,7 +103,7 @@ _FOR = {
     "decoder": "it reads and writes tokens: use generate or evaluate bits-per-byte",
     "vit_mae": "it reads strips: use reconstruct, continue or embed",
     "vit_task": "it reads strips for one task and paints none: use embed",
-    "pixar": "it foretells patches, which no command here asks for yet: use inspect or export",
+    "pixar": "it writes strips patch by patch: use continue, or evaluate by one of its benchmarks",
 }
 
 

@@ -6,12 +6,15 @@ another layout the same sentence is another picture, and nothing fails. So how s
     a checkpoint or export of ours   the renderer that stands in it, fonts compared by hash and probe texts pixel by
                                      pixel; another one is refused unless the caller accepts the change
     a published PIXEL folder         text_renderer_config.json, which says size, patches and font but not the layout
+    a published PIXAR folder         PIXAR's own renderer, in patches of the model's size; the font is not in it
     anything else                    the default renderer, with a warning
 
 The published file names a class, and the same class draws running text for PIXEL and pairs of letters for PIXEL-M4 and
 PIXEL-bigrams (specs/pixel.md, sections 1.1 and 1.4); the list of fonts in it is that of the machine that wrote it. So
 neither is asked: strips are drawn as PIXEL's unless the name of the model has "m4" or "bigrams" in it, the log says
 which, and `render.layout` decides otherwise.
+
+Models that write strips from left to right have a file of their own for the rest, `infer/pixar.py`.
 """
 
 import logging
@@ -27,7 +30,7 @@ from torch import Tensor
 from infer.load import PIXEL_MODELS, choose_device, choose_dtype, read
 from kernels import choose_ops
 from pixelcore.checkpoint import build_model
-from pixelcore.config import ViTConfig
+from pixelcore.config import PixarConfig, ViTConfig
 from pixelcore.convert import text_renderer
 from pixelcore.errors import UserError
 from pixelcore.models.heads import ViTTask
@@ -62,7 +65,7 @@ class LoadedPixels(NamedTuple):
 
 
 def load_pixels(
-    path: str | Path | None = None,
+    path: str | Path | Stored | None = None,
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "auto",
@@ -116,6 +119,8 @@ def renderer_of(
             renderer = Renderer(RenderConfig.from_dict({**own["config"], **changed}))
         elif isinstance(published, Mapping):
             renderer = Renderer(_published(stored, published, changed))
+        elif isinstance(stored.config, PixarConfig):
+            renderer = Renderer(_of_pixar(stored, stored.config, changed))
         else:
             _log.warning(
                 "%s does not say how its strips were drawn: using the default renderer; --set render.x=v changes it",
@@ -182,6 +187,24 @@ def _published(stored: Stored, table: Mapping[str, Any], changed: Mapping[str, A
     return RenderConfig.from_dict({**found, **changed})
 
 
+def _of_pixar(stored: Stored, model: PixarConfig, changed: Mapping[str, Any]) -> RenderConfig:
+    """PIXAR's renderer in patches of this model; what its own folder does not say. Source: specs/pixar.md, 1.1."""
+    if "fonts" not in changed:
+        _log.warning(
+            "%s does not say how its strips were drawn: drawing them as PIXAR's, in the built-in font, which the model "
+            "may never have seen; --font FILE names the right one",
+            stored.path,
+        )
+    colors = {1: "grey", 3: "rgb"}
+    fitting: dict[str, Any] = {
+        "height": model.patch_height,
+        "patch_width": model.patch_width,
+        "max_patches": model.max_patches,
+        "color": colors[model.num_channels] if model.head == "regression" else "binary",
+    }
+    return RenderConfig.named("pixar", **{**fitting, **changed})
+
+
 def _published_fonts(stored: Stored, table: Mapping[str, Any], changed: Mapping[str, Any]) -> list[str]:
     name = table.get("font_file")
     if "fonts" in changed:
@@ -213,12 +236,13 @@ def _whole_number(table: Mapping[str, Any], key: str, default: int, file: Path) 
 
 def _check_fits(stored: Stored, config: RenderConfig) -> None:
     model = stored.config
-    assert isinstance(model, ViTConfig)
-    if (config.height, config.patch_width) != (model.patch_size, model.patch_size):
+    assert isinstance(model, ViTConfig | PixarConfig)
+    square = isinstance(model, ViTConfig)
+    rows, width = (model.patch_size, model.patch_size) if square else (model.patch_height, model.patch_width)
+    if (config.height, config.patch_width) != (rows, width):
         raise UserError(
             f"{stored.path}: strips of {config.height} rows in patches {config.patch_width} wide, and the model reads "
-            f"patches of {model.patch_size} x {model.patch_size}: --set render.height={model.patch_size} --set "
-            f"render.patch_width={model.patch_size}"
+            f"patches of {rows} x {width}: --set render.height={rows} --set render.patch_width={width}"
         )
     if config.channels > model.num_channels:
         raise UserError(f"{stored.path}: coloured strips, and the model reads grey ones: --set render.color=grey")
@@ -233,11 +257,15 @@ def draw(renderer: Renderer, config: ViTConfig, text: str | list[str], what: str
     what: names the text in errors. Raises UserError for a text without ink, and for one that the model's table of
     positions has no place for.
     """
+    return draw_within(renderer, longest_strip(renderer, config), text, what)
+
+
+def draw_within(renderer: Renderer, room: int, text: str | list[str], what: str = "the text") -> Strip:
+    """The same for a model with positions for `room` patches."""
     if not (text.strip() if isinstance(text, str) else text):
         raise UserError(f"{what} is empty: give at least one character that is not a space")
     if isinstance(text, list) and not all(map(str.strip, text)):
         raise UserError(f"{what}: one of its words is empty: leave it out")
-    room = longest_strip(renderer, config)
     too_long = f"more than the {room} patches that the model has positions for: shorten it"
     if len(text) > _DENSEST * room:
         raise UserError(f"{what} has {len(text)} {'characters' if isinstance(text, str) else 'words'}, {too_long}")

@@ -359,8 +359,8 @@ def decode_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, cache: LayerCa
 
 
 def _next_row_attention(q_BHK: Tensor, cache: LayerCache, scale: float, grouped: bool) -> Tensor:
-    """One new token for each sequence, which sees all that its sequence holds: one dense batch, in which the shorter
-    sequences hide what stands behind their end."""
+    """One new token for each sequence, which sees all that its sequence holds: one dense batch, in which what stands
+    behind the end of a shorter sequence is hidden."""
     held, longest = cache.held, max(cache.held) + 1
     visible_B11S = None
     if min(held) + 1 < longest:

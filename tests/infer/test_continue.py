@@ -202,12 +202,12 @@ def test_the_command_prints_what_it_read_and_writes_every_pass(run, command, tmp
     ("argv", "message"),
     [
         ((), "give --patches N or --gap A-B"),
-        (("--patches", "0"), "patches = 0: must be at least 1"),
+        (("--patches", "0"), "--patches 0: must be at least 1"),
         (("--patches", "99"), "the model has positions for 36"),
         (("--gap", "x"), "write them like 3-8,12"),
         (("--patches", "2", "--passes", "0"), "--passes 0: must be at least 1"),
         (("--patches", "2", "--out", "x.gif"), "let the name end in .png"),
-        (("--patches", "2", "--prompt", "x"), "--prompt: unknown argument"),
+        (("--patches", "2", "--prompt", "x"), "--prompt is for models that foretell patches"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(run, refused, tmp_path, monkeypatch, argv, message):

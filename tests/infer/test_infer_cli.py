@@ -212,7 +212,7 @@ def test_without_a_model_the_newest_run_is_used_and_named(tmp_path, command, ref
         (("--prompt", "x", "--out", "."), "this is a folder"),
         (("--prompt", "x", "--out", "no_such_folder/f"), "does not exist"),
         (("evaluate",), "choose bits-per-byte"),
-        (("evaluate", "bits-per-bite"), "did you mean bits-per-byte?"),
+        (("evaluate", "lambado"), "did you mean lambada?"),
         (("evaluate", "bits-per-byte"), "--data"),
         (("evaluate", "bits-per-byte", "--data", "no_such_file"), "no such file"),
         (("inspect", "--tensor"), "did you mean --tensors"),

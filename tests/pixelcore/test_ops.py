@@ -570,7 +570,7 @@ def test_a_ragged_batch_over_a_cache():
     total, chunks = [7, 3, 5], [[4, 1, 2], [1, 1, 1], [2, 1, 2]]
     documents = [(draw(n, 4, 8, seed=n), draw(n, 2, 8, seed=n + 1), draw(n, 2, 8, seed=n + 2)) for n in total]
     expected = [softmax_attention(*qkv, Packed.from_lengths([len(qkv[0])]), "causal", 0.3)[0] for qkv in documents]
-    memory = torch.full((2, 3, 2, 8, 8), math.nan, dtype=torch.float64)
+    memory = torch.full((2, 3, 2, 8, 8), 1e9, dtype=torch.float64)  # what stands behind an end is not seen
     cache, held = LayerCache(memory[0], memory[1]), [0, 0, 0]
     for chunk in chunks:
         cache.held, cache.new = list(held), chunk
