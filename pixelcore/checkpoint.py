@@ -4,7 +4,8 @@ A checkpoint is a folder: `manifest.json` says what it is (format and version, e
 position in the data, the hashes of all its files and of itself); `model.safetensors` holds fp32 parameters,
 `optimizer.safetensors` AdamW's moments, `state.safetensors` the little that is left, `tokenizer.model` the tokenizer's
 own bytes. Nothing in it is a pickle. It is written whole or not at all (`durable.py`), and every byte that is read is
-checked against the manifest first, so that damage is named and never trained on.
+checked against the manifest first, so that damage is named and never trained on. A run that trains a second model
+against the first keeps that one in files of its own, which loading a model never reads.
 
 Training with adapters saves the adapters alone and where their base is, by path and by hash of its weights.
 
@@ -54,17 +55,21 @@ def write_checkpoint(
     state: Mapping[str, Tensor],
     manifest: Mapping[str, object],
     base: Mapping[str, str] | None = None,
+    others: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write a checkpoint folder in one step.
 
     stored.optimizer and stored.tokenizer are written where they are there. manifest: further entries (configurations,
     data position, versions). base: {"path", "sha256"} where stored.weights are adapters of another model's weights.
+    others: the tensors of further files, by name: what a run needs to go on and no reader of the model does.
     """
     temporary = temporary_folder(folder)
     save_file(_plain(stored.weights), temporary / "model.safetensors")
     if stored.optimizer is not None:
         save_file(_plain(moments_by_key(stored.optimizer)), temporary / "optimizer.safetensors")
     save_file(_plain(state), temporary / "state.safetensors")
+    for name, tensors in (others or {}).items():
+        save_file(_plain(tensors), temporary / name)
     if stored.tokenizer is not None:
         write_file(temporary / "tokenizer.model", stored.tokenizer.model_bytes)
     content = {
@@ -89,6 +94,15 @@ def moments_by_key(optimizer: OptimizerState) -> dict[str, Tensor]:
     """AdamW's moments under the keys of optimizer.safetensors: `first.<parameter>`, `second.<parameter>`."""
     firsts = {f"first.{name}": moment for name, moment in optimizer.firsts.items()}
     return firsts | {f"second.{name}": moment for name, moment in optimizer.seconds.items()}
+
+
+def moments_from_keys(tensors: Mapping[str, Tensor], step: int) -> OptimizerState:
+    """The inverse of `moments_by_key`; step: the number of updates."""
+    return OptimizerState(
+        firsts={key[len("first.") :]: value for key, value in tensors.items() if key.startswith("first.")},
+        seconds={key[len("second.") :]: value for key, value in tensors.items() if key.startswith("second.")},
+        step=step,
+    )
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
@@ -210,11 +224,7 @@ def read_checkpoint(folder: Path, *, with_optimizer: bool = False) -> Stored:
     optimizer = None
     if with_optimizer and "optimizer.safetensors" in manifest["files"]:
         moments = read_tensors(folder, manifest, "optimizer.safetensors")
-        optimizer = OptimizerState(
-            firsts={key[len("first.") :]: value for key, value in moments.items() if key.startswith("first.")},
-            seconds={key[len("second.") :]: value for key, value in moments.items() if key.startswith("second.")},
-            step=manifest["optimizer_step"],
-        )
+        optimizer = moments_from_keys(moments, manifest["optimizer_step"])
     return Stored(
         path=folder,
         origin="checkpoint",

@@ -19,17 +19,18 @@ import torch
 
 import presets
 from pixelcore.errors import UserError
-from train.config import Settings, StripSettings, TokenSettings
+from train.config import AdversarialSettings, DrawnSettings, Settings, TokenSettings
 from train.data.corpus import find_sources, find_tokenizer
 from train.distributed import Ranks, join, leave
 from train.job import new_job, read_settings, resumed_job, tables_of
 from train.loop import Stopped, TrainingStoppedError, train
 from train.objectives import OBJECTIVES
 from train.run_folder import RunFolder
+from train.sweep import Sweep, read_plan, table
 
 _log = logging.getLogger("train")
 
-_COMMANDS = ("run", "tokenizer", "prepare", "verify")
+_COMMANDS = ("run", "tokenizer", "prepare", "verify", "sweep")
 _EXAMPLES = """examples:
   python -m train --preset smoke --steps 12                      a first run, in seconds
   python -m train --preset demo                                  minutes on a CPU, legible English
@@ -39,7 +40,10 @@ _EXAMPLES = """examples:
   python -m train tokenizer --preset demo --data texts/ --out my.model
   python -m train prepare --preset 100m --data texts/            tokenize now, train later
   python -m train --preset pixel-base --data texts/ --set 'render.fonts=["GoNotoCurrent.ttf"]'
+  python -m train --preset pixar-novels --data en_books/         a model that writes strips
   python -m train verify --preset pixel-base --data texts/       are the prepared rows what would be drawn now?
+  python -m train --preset pixar-adversarial --init runs/a --data texts/           stage 2 of a model that writes strips
+  python -m train sweep --help                                   how strong, and for how long: stage 2 tried out
   torchrun --nproc-per-node 8 -m train --preset 1b --data texts/ --set run.parallel=fsdp
 presets: """
 
@@ -55,6 +59,8 @@ def main(argv: list[str]) -> int:
     for package in ("train", "pixelcore", "infer"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
+        if argv[:1] == ["sweep"]:
+            return _sweep(_sweep_parser().parse_args(argv[1:]))
         return _main(_parser().parse_args(argv))
     except (UserError, presets.PresetError) as cause:
         print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
@@ -95,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    if arguments.command == "sweep":
+        raise UserError("sweep has flags of its own and comes first: python -m train sweep --help")
     if arguments.command not in _COMMANDS:
         raise UserError(f"unknown command {arguments.command!r}; commands: {', '.join(_COMMANDS)}")
     if arguments.command == "tokenizer":
@@ -187,7 +195,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     if isinstance(settings, TokenSettings) and settings.tokenizer.path:
         path = os.path.abspath(settings.tokenizer.path)
         settings = replace(settings, tokenizer=replace(settings.tokenizer, path=path))
-    if isinstance(settings, StripSettings):
+    if isinstance(settings, DrawnSettings):
         fonts = tuple(os.path.abspath(font) if os.path.exists(font) else font for font in settings.render.fonts)
         settings = replace(settings, render=replace(settings.render, fonts=fonts))
     return settings
@@ -232,11 +240,54 @@ def _verify(arguments: argparse.Namespace) -> int:
     """Draw all prepared rows again and compare them with what was prepared."""
     _refuse_all_but(arguments, ("preset", "data", "valid", "set", "json"), "has no effect on prepared data")
     settings = _settings(arguments)
-    if not isinstance(settings, StripSettings):
+    if not isinstance(settings, DrawnSettings):
         raise UserError(f"preset {arguments.preset}: trains on tokens; only prepared rows of strips can be verified")
     ranks = Ranks(0, 1, torch.device("cpu"))
     corpus, settings = OBJECTIVES[settings.objective.kind].find_data(settings, ranks, None, None)
     _print({"verified_rows": corpus.verify(settings.data.workers)}, arguments.json)
+    return 0
+
+
+def _sweep_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m train sweep",
+        description="Train stage 2 at several strengths and seeds, and look at it after several numbers of steps.\n"
+        "Steps and strength are chosen on held-out text of the training corpus, by next words that are right; bits a\n"
+        "patch and legible words stand beside them. The same command goes on where it stopped, and may ask for more\n"
+        "strengths and seeds.",
+        epilog="example:\n  python -m train sweep --preset pixar-adversarial --init runs/a --data texts/ "
+        "--at 0,50,100,200 --strengths 1,2,5 --seeds 0-2 --set objective.strength_warmup_steps=100 --out runs/sweep",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--preset", metavar="NAME", default="pixar-adversarial", help="default: %(default)s")
+    parser.add_argument("--data", metavar="PATH", action="append", help="file, folder or glob; may be repeated")
+    parser.add_argument("--valid", metavar="PATH", action="append", help="held-out text of its own; may be repeated")
+    parser.add_argument("--init", metavar="PATH", type=Path, required=True, help="the stage-1 run to start from")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="the sweep's folder")
+    parser.add_argument("--at", metavar="N,N,...", default="0,50,100,200,500", help="steps, 0 is the stage-1 model")
+    parser.add_argument("--strengths", metavar="X,X,...", default="1,2,5,10", help="default: %(default)s")
+    parser.add_argument("--seeds", metavar="A-B", default="0", help="of the runs, 0-2 or 0,5,7")
+    parser.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--ops", metavar="O", default="auto", help="auto, fused or reference")
+    parser.add_argument("--set", metavar="a.b=v", action="append", default=[], help="change a field of a table")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
+    return parser
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    """Try out stage 2, and print what came of it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("python -m train sweep: runs in one process; start it without torchrun")
+    plan = read_plan(arguments.at, arguments.strengths, arguments.seeds)
+    settings = _settings(argparse.Namespace(**vars(arguments), steps=None, seed=None))
+    if not isinstance(settings, AdversarialSettings):
+        raise UserError(f"preset {arguments.preset}: is no stage 2; a sweep needs one, such as pixar-adversarial")
+    torch.set_float32_matmul_precision("high")
+    ranks = join(arguments.device)
+    sweep = Sweep(plan, settings, arguments.init, arguments.out, ranks, arguments.ops, arguments.set)
+    summary = sweep.run()
+    print(json.dumps(summary) if arguments.json else table(summary))
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from pixelcore.config import DecoderConfig, ModelConfig, ViTMAEConfig
+from pixelcore.config import DecoderConfig, ModelConfig, PixarConfig, ViTMAEConfig
 from pixelcore.masking import MASK_RULES
 from render.config import RenderConfig
 
@@ -21,13 +21,19 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """path: a SentencePiece model to use; empty: train one of model.vocab_size pieces on the training text, at most
-    training_megabytes of it, evenly taken."""
+    """path: a SentencePiece model to use; empty: make one of this kind. kind: "bpe", trained to model.vocab_size pieces
+    on the training text, at most training_megabytes of it, evenly taken; "bytes", whose pieces are the 256 bytes."""
 
     path: str = ""
+    kind: str = "bpe"
     training_megabytes: float = 64.0
 
     def __post_init__(self) -> None:
+        _require(self.kind in ("bpe", "bytes"), f'kind = {self.kind!r} must be "bpe" or "bytes"')
+        _require(
+            self.kind == "bpe" or not self.path,
+            f'path = {self.path!r} names a tokenizer, and kind = "bytes" makes one: leave one of them out',
+        )
         _require(self.training_megabytes > 0, f"training_megabytes = {self.training_megabytes} must be positive")
 
 
@@ -130,6 +136,100 @@ class MaskedPatchesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NextPatchConfig:
+    """Predict each patch of a strip from those before it. What is said of it is the model's head."""
+
+    kind: ClassVar[str] = "next_patch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig(NextPatchConfig):
+    """Stage 2: predict each patch of a strip, and pass predictions off as real before a discriminator that learns to
+    tell. The loss is that of the likelihood + strength * balance * the adversarial one, where the balance is what makes
+    both gradients at the last layer equally large.
+
+    strength: rises from 0 over strength_warmup_steps, then stays. lag: 0 measures the balance in the step that uses it;
+    1 uses that of the step before, and the generator stays as it is in the first step, as published.
+    fakes_per_strip: predictions of a strip that are judged, at most. fakes: what is judged, "soft", the chance of paper
+    of each pixel, or "straight-through", its decision, with the gradient of the chance. draw: which are judged: "strip"
+    draws among the patches of each strip; "batch" draws places once for a whole step, as published.
+    real_noise: by how much, at most, a pixel of a real patch is moved towards its opposite before it is judged.
+    hot_layers: the last layers alone learn, and the head; 0: everything does. Source: specs/pixar.md, section 4.
+    """
+
+    kind: ClassVar[str] = "adversarial"
+
+    strength: float = 10.0
+    strength_warmup_steps: int = 1000
+    lag: int = 0
+    fakes_per_strip: int = 30
+    fakes: str = "soft"
+    draw: str = "strip"
+    real_noise: float = 0.0
+    hot_layers: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.strength >= 0, f"strength = {self.strength} must not be negative")
+        _require(
+            self.strength_warmup_steps >= 0,
+            f"strength_warmup_steps = {self.strength_warmup_steps} must not be negative",
+        )
+        _require(self.lag in (0, 1), f"lag = {self.lag} must be 0 or 1")
+        _require(self.fakes_per_strip > 0, f"fakes_per_strip = {self.fakes_per_strip} must be positive")
+        _require(
+            self.fakes in ("soft", "straight-through"), f'fakes = {self.fakes!r} must be "soft" or "straight-through"'
+        )
+        _require(self.draw in ("strip", "batch"), f'draw = {self.draw!r} must be "strip" or "batch"')
+        _require(0 <= self.real_noise <= 1, f"real_noise = {self.real_noise} must lie between 0 and 1")
+        _require(self.hot_layers >= 0, f"hot_layers = {self.hot_layers} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """Who judges. learning_rate rises over warmup_steps and goes on as [schedule] says; all else of its AdamW is as in
+    [optimizer]."""
+
+    learning_rate: float = 1e-5
+    warmup_steps: int = 100
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, f"learning_rate = {self.learning_rate} must be positive")
+        _require(self.warmup_steps >= 0, f"warmup_steps = {self.warmup_steps} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextDiscriminatorConfig(DiscriminatorConfig):
+    """A copy of the generator with a head of two classes, which sees the real patches before the one it judges.
+    positions: where a fake stands, "next" behind the patch it follows, or "same" in that patch's place. hot_layers: the
+    last layers alone learn, and the head; 0: everything does. Source: specs/pixar.md, sections 4.1 and 4.4."""
+
+    kind: ClassVar[str] = "context"
+
+    positions: str = "next"
+    hot_layers: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.positions in ("next", "same"), f'positions = {self.positions!r} must be "next" or "same"')
+        _require(self.hot_layers >= 0, f"hot_layers = {self.hot_layers} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchDiscriminatorConfig(DiscriminatorConfig):
+    """A perceptron of num_blocks residual blocks that sees one patch and nothing else. Source: specs/pixar.md, 4.2."""
+
+    kind: ClassVar[str] = "patch"
+
+    width: int = 768
+    num_blocks: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width", "num_blocks"):
+            _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RenderTable(RenderConfig):
     """How text is drawn. accept_changed: go on from a model although its strips were drawn otherwise."""
 
@@ -206,18 +306,41 @@ class EvalConfig(WhenConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StripEvalConfig(WhenConfig):
-    """On held-out rows under masks that never change: loss on at most max_rows of them, evenly taken; the hidden
-    characters of read_rows of them read back; a picture of picture_rows of them."""
+class RowEvalConfig(WhenConfig):
+    """Loss on at most max_rows held-out rows, evenly taken."""
 
     max_rows: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.max_rows > 0, f"max_rows = {self.max_rows} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StripEvalConfig(RowEvalConfig):
+    """On held-out rows, under masks that never change: the hidden characters of read_rows of them read back; a picture
+    of picture_rows of them."""
+
     read_rows: int = 32
     picture_rows: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.max_rows > 0, f"max_rows = {self.max_rows} must be positive")
         for name in ("read_rows", "picture_rows"):
+            _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchEvalConfig(RowEvalConfig):
+    """On held-out rows: a picture of picture_rows of them, whose second half the model writes; the next word, as the
+    model writes it, read at `words` places, 0 for none."""
+
+    picture_rows: int = 4
+    words: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("picture_rows", "words"):
             _require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
 
 
@@ -263,7 +386,7 @@ class Settings:
 
     model: ModelConfig
     data: TextConfig
-    objective: NextTokenConfig | MaskedPatchesConfig
+    objective: NextTokenConfig | MaskedPatchesConfig | NextPatchConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     eval: WhenConfig
@@ -282,32 +405,68 @@ class TokenSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StripSettings(Settings):
-    """All tables of a run that learns from strips, by name."""
+class DrawnSettings(Settings):
+    """What the tables of every run that learns from drawn text have in common."""
 
-    model: ViTMAEConfig
     render: RenderTable
     data: StripDataConfig
+    eval: RowEvalConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StripSettings(DrawnSettings):
+    """All tables of a run that paints what is hidden of strips, by name."""
+
+    model: ViTMAEConfig
     objective: MaskedPatchesConfig
     eval: StripEvalConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class PatchSettings(DrawnSettings):
+    """All tables of a run that writes strips patch by patch, by name."""
+
+    model: PixarConfig
+    objective: NextPatchConfig
+    eval: PatchEvalConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialSettings(PatchSettings):
+    """All tables of stage 2, by name."""
+
+    objective: AdversarialConfig
+    discriminator: ContextDiscriminatorConfig | PatchDiscriminatorConfig
+
+
 Tables = Mapping[str, type | Mapping[str, type]]
-_MODELS: Mapping[str, type] = {DecoderConfig.kind: DecoderConfig, ViTMAEConfig.kind: ViTMAEConfig}
-_OBJECTIVES: Mapping[str, type] = {NextTokenConfig.kind: NextTokenConfig, MaskedPatchesConfig.kind: MaskedPatchesConfig}
+_MODELS: Mapping[str, type] = {config.kind: config for config in (DecoderConfig, ViTMAEConfig, PixarConfig)}
+_OBJECTIVES: Mapping[str, type] = {
+    config.kind: config for config in (NextTokenConfig, MaskedPatchesConfig, NextPatchConfig, AdversarialConfig)
+}
+_DISCRIMINATORS: Mapping[str, type] = {
+    config.kind: config for config in (ContextDiscriminatorConfig, PatchDiscriminatorConfig)
+}
 _REST: Tables = {"optimizer": OptimizerConfig, "schedule": ScheduleConfig}
+_DRAWN: Tables = {"model": _MODELS, "render": RenderTable, "data": StripDataConfig, "objective": _OBJECTIVES} | _REST
 
 # by the kind of the objective: the record of the settings, and the tables in the order in which they are written
-SETTINGS: Mapping[str, tuple[type[TokenSettings] | type[StripSettings], Tables]] = {
+SETTINGS: Mapping[str, tuple[type[TokenSettings] | type[StripSettings] | type[PatchSettings], Tables]] = {
     NextTokenConfig.kind: (
         TokenSettings,
         {"model": _MODELS, "tokenizer": TokenizerConfig, "data": DataConfig, "objective": _OBJECTIVES}
         | {**_REST, "eval": EvalConfig, "run": RunConfig},
     ),
-    MaskedPatchesConfig.kind: (
-        StripSettings,
-        {"model": _MODELS, "render": RenderTable, "data": StripDataConfig, "objective": _OBJECTIVES}
-        | {**_REST, "eval": StripEvalConfig, "run": RunConfig},
+    MaskedPatchesConfig.kind: (StripSettings, {**_DRAWN, "eval": StripEvalConfig, "run": RunConfig}),
+    NextPatchConfig.kind: (PatchSettings, {**_DRAWN, "eval": PatchEvalConfig, "run": RunConfig}),
+    AdversarialConfig.kind: (
+        AdversarialSettings,
+        {**_DRAWN, "discriminator": _DISCRIMINATORS, "eval": PatchEvalConfig, "run": RunConfig},
     ),
 }
-MODEL_OF_OBJECTIVE = {NextTokenConfig.kind: DecoderConfig.kind, MaskedPatchesConfig.kind: ViTMAEConfig.kind}
+MODEL_OF_OBJECTIVE = {
+    NextTokenConfig.kind: DecoderConfig.kind,
+    MaskedPatchesConfig.kind: ViTMAEConfig.kind,
+    NextPatchConfig.kind: PixarConfig.kind,
+    AdversarialConfig.kind: PixarConfig.kind,
+}

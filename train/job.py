@@ -32,10 +32,11 @@ from pixelcore.errors import UserError
 from pixelcore.initialise import initialise
 from pixelcore.models import MODELS
 from pixelcore.ops import Ops
-from train.config import MODEL_OF_OBJECTIVE, SETTINGS, Settings
+from train.config import MODEL_OF_OBJECTIVE, SETTINGS, AdversarialSettings, Settings
 from train.distributed import Ranks, parallelise
 from train.objective import Batches, Corpus, Objective
 from train.objectives import OBJECTIVES
+from train.opponent import MOMENTS, WEIGHTS, Opponent, freeze_below
 from train.optimizer import AdamW
 from train.report import check_services
 from train.run_folder import RunFolder
@@ -49,7 +50,7 @@ class Job:
     """A run, ready to go on from `step`. model: the parameters' owner; module: what to call in training (the same, or
     its DDP wrapper). base: where frozen weights come from, for adapters. state: small tensors of the checkpoint.
     save_first: write a checkpoint before the first step, because the folder says nothing else of the weights that the
-    run begins with."""
+    run begins with. opponent: a second model that learns against the first, where the objective has one."""
 
     settings: Settings
     objective: Objective
@@ -66,6 +67,7 @@ class Job:
     state: dict[str, Tensor]
     base: dict[str, str] | None
     save_first: bool = False
+    opponent: Opponent | None = None
 
     @property
     def units_per_step(self) -> int:
@@ -135,6 +137,11 @@ def new_job(
     objective = OBJECTIVES[settings.objective.kind]
     if _has_adapters(settings) and init is None:
         raise UserError("model.lora adapts a trained model: name it with --init PATH, or drop model.lora")
+    if isinstance(settings, AdversarialSettings) and init is None:
+        raise UserError(
+            "objective.kind = 'adversarial' is stage 2, which goes on from a trained model: name a stage-1 run with "
+            "--init RUN, or take a preset of stage 1"
+        )
     stored = None if init is None else read_stored(init)
     if stored is not None and init is not None:
         if stored.config.kind != settings.model.kind:
@@ -168,6 +175,11 @@ def resumed_job(folder: RunFolder, ranks: Ranks, ops_choice: str, steps: int | N
     objective = OBJECTIVES[settings.objective.kind]
     own_text = folder.corpus if folder.corpus.exists() else None
     if folder.read_marks()["newest"] is None:
+        if isinstance(settings, AdversarialSettings):
+            raise UserError(
+                f"--resume {folder.path}: the run ended before it had saved the model that it began with: start it "
+                "again, with --init"
+            )
         corpus, settings = objective.find_data(settings, ranks, None, own_text)
         return _assemble(settings, folder, ranks, ops_choice, corpus, None, None)
     path = checkpoint_of_run(folder.path, "newest")
@@ -180,12 +192,17 @@ def resumed_job(folder: RunFolder, ranks: Ranks, ops_choice: str, steps: int | N
             f"--resume {folder.path}: the training or held-out text has changed since the run began: put it back, or "
             f"start a new run with --init {folder.path}"
         )
-    job = _assemble(settings, folder, ranks, ops_choice, corpus, stored.weights, manifest["base"])
+    others = {}
+    if isinstance(settings, AdversarialSettings):
+        others = {name: read_tensors(path, manifest, name) for name in (WEIGHTS, MOMENTS)}
+    job = _assemble(settings, folder, ranks, ops_choice, corpus, stored.weights, manifest["base"], others.get(WEIGHTS))
     job.optimizer.restore(stored.optimizer)
     job.step = stored.step
     job.state = read_tensors(path, manifest, "state.safetensors")
     job.optimizer.skipped.copy_(job.state["skipped"])
     job.optimizer.skipped_in_a_row.copy_(job.state["skipped_in_a_row"])
+    if job.opponent is not None:
+        job.opponent.restore(others[MOMENTS], job.state)
     return job
 
 
@@ -239,6 +256,7 @@ def _assemble(
     corpus: Corpus,
     weights: dict[str, Tensor] | None,
     base: dict[str, str] | None,
+    opponent_weights: dict[str, Tensor] | None = None,
 ) -> Job:
     run, objective = settings.run, OBJECTIVES[settings.objective.kind]
     ops = choose_ops(ranks.device, ops_choice)
@@ -251,11 +269,16 @@ def _assemble(
     if _has_adapters(settings):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".adapters." in name)
+    if isinstance(settings, AdversarialSettings):
+        freeze_below(model, settings.objective.hot_layers)
     model.compute_dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
     model.recompute = run.recompute
     model.to(ranks.device)
     module = parallelise(model, ranks, run.parallel, model.compute_dtype)
     batches, held_out = objective.deal(settings, corpus, ranks)
+    opponent = None
+    if isinstance(settings, AdversarialSettings):
+        opponent = Opponent(settings, model, batches, ranks, ops, opponent_weights)
     return Job(
         settings=settings,
         objective=objective,
@@ -271,4 +294,5 @@ def _assemble(
         step=0,
         state={},
         base=base,
+        opponent=opponent,
     )

@@ -92,11 +92,13 @@ def _one_step(job: Job, reporter: Reporter, meter: "_Meter", caught: list[int]) 
     """One optimizer step. False if a signal came in its midst: the step then never happened."""
     settings, ranks, objective = job.settings, job.ranks, job.objective
     # gradients are averaged over the ranks, losses are sums over the step: hence the number of ranks
-    scale = torch.tensor(ranks.world / job.batches.num_targets(job.step), device=ranks.device)
+    num_targets = job.batches.num_targets(job.step)
+    scale = torch.tensor(ranks.world / num_targets, device=ranks.device)
     dropout_seed = torch.tensor([settings.run.seed, job.step], device=ranks.device)
     units = settings.run.micro_batch_blocks * objective.block_units(settings) * ranks.world  # side by side
+    rounds = None if job.opponent is None else job.opponent.prepare(job.step)
     for index in range(job.batches.per_rank):
-        batch = job.batches.micro_batch(job.step, index, ranks.device)
+        batch = job.batches.micro_batch(job.step, index, ranks.device) if rounds is None else rounds[index]
         with gradients_stay_local(job.module, is_last=index == job.batches.per_rank - 1):
             loss = objective.loss(job.module, batch, scale, dropout_seed)
             loss.total.backward()
@@ -106,10 +108,23 @@ def _one_step(job: Job, reporter: Reporter, meter: "_Meter", caught: list[int]) 
             job.model.zero_grad(set_to_none=True)
             meter.drop_step()
             return False
-    factor = learning_rate_factor(settings.schedule, job.step, settings.run.steps)
-    report = job.optimizer.step(settings.optimizer.learning_rate * factor)
-    meter.end_step(report.grad_norm, settings.optimizer.learning_rate * factor)
+    rate = settings.optimizer.learning_rate * learning_rate_factor(settings.schedule, job.step, settings.run.steps)
+    meter.end_step(_update(job, rate), rate, num_targets)
     return True
+
+
+def _update(job: Job, rate: float) -> Tensor:
+    """Every parameter by its gradient, the opponent's last; the norm of the model's gradient."""
+    opponent = job.opponent
+    if opponent is None:
+        return job.optimizer.step(rate).grad_norm
+    if opponent.lets_move(job.step):
+        norm = job.optimizer.step(rate).grad_norm
+    else:
+        job.model.zero_grad(set_to_none=True)
+        norm = torch.zeros(())
+    opponent.learn(job.step)
+    return norm
 
 
 def _after_step(job: Job, reporter: Reporter, meter: "_Meter") -> None:
@@ -118,7 +133,8 @@ def _after_step(job: Job, reporter: Reporter, meter: "_Meter") -> None:
     is_last = job.step == run.steps
     if job.step % run.log_every == 0 or is_last:
         reporter.metrics(job.step, meter.report())
-        if job.optimizer.skipped_in_a_row.item() >= run.max_skipped:
+        optimizers = [job.optimizer] if job.opponent is None else [job.optimizer, job.opponent.optimizer]
+        if any(optimizer.skipped_in_a_row.item() >= run.max_skipped for optimizer in optimizers):
             raise TrainingStoppedError(
                 f"stopped at step {job.step}: {run.max_skipped} steps in a row had no finite gradient; the newest "
                 f"checkpoint in {job.folder.path} is from before: lower optimizer.learning_rate and start from it"
@@ -160,7 +176,10 @@ def _save(job: Job, meter: "_Meter", best: bool = False) -> None:
     """Write a checkpoint and name it in run.json. Every rank takes part; the first one writes."""
     frozen = {name for name, parameter in job.model.named_parameters() if not parameter.requires_grad and job.base}
     weights = {name: gather(tensor) for name, tensor in job.model.state_dict().items() if name not in frozen}
-    optimizer, state = job.optimizer.gather(), meter.state()
+    optimizer, state, others = job.optimizer.gather(), meter.state(), {}
+    if job.opponent is not None:
+        state |= job.opponent.state()
+        others = job.opponent.files()
     if job.ranks.is_first:
         path = job.folder.checkpoint(job.step)
         if not path.exists():  # an evaluation may have saved this step already
@@ -175,7 +194,7 @@ def _save(job: Job, meter: "_Meter", best: bool = False) -> None:
                 renderer=job.corpus.belongings.renderer,
                 optimizer=optimizer,
             )
-            write_checkpoint(path, stored, state=state, manifest=job.manifest(), base=job.base)
+            write_checkpoint(path, stored, state=state, manifest=job.manifest(), base=job.base, others=others)
         changes: dict[str, Any] = {"best": path.name, "best_value": meter.valid["loss"]} if best else {}
         job.folder.mark(newest=path.name, **changes)
         job.folder.prune(job.settings.run.keep_last)
@@ -202,7 +221,7 @@ class _Meter:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        self.clock, self.steps_on_clock = time.perf_counter(), 0
+        self.clock, self.steps_on_clock, self.targets_on_clock = time.perf_counter(), 0, 0
 
     def add(self, reported: Tensor, balance: Tensor) -> None:
         self.in_step += torch.stack((reported, balance)).detach()
@@ -211,12 +230,13 @@ class _Meter:
         """Forget an unfinished step."""
         self.in_step.zero_()
 
-    def end_step(self, norm: Tensor, rate: float) -> None:
+    def end_step(self, norm: Tensor, rate: float, num_targets: int) -> None:
         self.sums[:2] += self.in_step
         self.sums[2] += 1
         self.in_step.zero_()
         self.norm, self.rate = norm, rate
         self.steps_on_clock += 1
+        self.targets_on_clock += num_targets
 
     def report(self) -> dict[str, Any]:
         """The means since the last report. Every rank must call it."""
@@ -226,7 +246,7 @@ class _Meter:
         self.sums.zero_()
         units, unit = self.steps_on_clock * job.units_per_step, job.objective.UNIT
         seconds = time.perf_counter() - self.clock
-        steps = self.steps_on_clock
+        steps, targets = self.steps_on_clock, self.targets_on_clock
         self.restart_clock()
         self.last_loss = loss
         self.units_per_second = units / seconds if units else None
@@ -237,10 +257,14 @@ class _Meter:
             "skipped": int(job.optimizer.skipped.item()),
             unit: job.step * job.units_per_step,
             f"{unit}_per_second": None if self.units_per_second is None else round(self.units_per_second, 1),
+            # what was predicted, counted one by one: a row may have few patches, a block a few ends of documents
+            "targets_per_second": round(targets / seconds, 1) if units else None,
             "seconds": round(seconds, 3),
         }
         if isinstance(job.settings.model, DecoderConfig) and job.settings.model.moe is not None:
             values["balance"] = balance
+        if job.opponent is not None:
+            values |= job.opponent.report()
         peak = peak_flops(job.ranks.device)
         if peak is not None and steps:  # pragma: gpu
             values["mfu"] = job.objective.step_flops(job.settings) * steps / seconds / peak / job.ranks.world

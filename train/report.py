@@ -22,7 +22,7 @@ from train.run_folder import RunFolder
 _log = logging.getLogger(__name__)
 
 # entries of a metrics line that depend on the machine and not on the mathematics
-CLOCK_KEYS = ("seconds", "tokens_per_second", "rows_per_second", "memory_gib", "mfu")
+CLOCK_KEYS = ("seconds", "tokens_per_second", "rows_per_second", "targets_per_second", "memory_gib", "mfu")
 
 
 class Reporter:

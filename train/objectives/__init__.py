@@ -5,6 +5,11 @@ this order; `Objective` lists the questions. The rest of training does not know 
 """
 
 from train.objective import Objective
-from train.objectives import masked_patches, next_token
+from train.objectives import adversarial, masked_patches, next_patch, next_token
 
-OBJECTIVES: dict[str, Objective] = {"next_token": next_token, "masked_patches": masked_patches}
+OBJECTIVES: dict[str, Objective] = {
+    "next_token": next_token,
+    "masked_patches": masked_patches,
+    "next_patch": next_patch,
+    "adversarial": adversarial,
+}
