@@ -42,6 +42,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "adaptive, short": ("default", {"max_patches": 6}),
     "continuous": ("default", {"layout": "continuous", "pad": 2, "max_patches": 40}),
     "words": ("default", {"layout": "words", "max_patches": 40}),
+    "sentences": ("default", {"layout": "sentences", "pad": 1, "max_patches": 40}),
     "bigrams": ("default", {"layout": "bigrams", "max_patches": 40}),
     "bigrams, no gap": ("default", {"layout": "bigrams", "word_gap": "none", "direction": "rtl"}),
     "code points": ("default", {"layout": "bigrams", "unit": "code-point", "word_gap": "none", "color": "binary"}),

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--file", metavar="F", help="read the text from a file")
     add("--words", action="store_true", help="cut the text at white space and draw it as a list of words")
     add("--preset", "--config", metavar="P", help="a named configuration, or a TOML file (default: default)")
-    add("--layout", metavar="L", help="continuous, words, bigrams or adaptive")
+    add("--layout", metavar="L", help="continuous, words, sentences, bigrams or adaptive")
     add("--font", metavar="F", action="append", help="file, folder, system:NAME or builtin; may be repeated: a chain")
     add("--set", metavar="x=v", action="append", default=[], help="change a field of the configuration")
     add("--compare", action="store_true", help="all layouts, one under another")
@@ -284,6 +284,7 @@ def every_layout(config: RenderConfig) -> dict[str, RenderConfig]:
     return {
         "continuous": layout("continuous"),
         "words": layout("words"),
+        "sentences": layout("sentences"),
         "bigrams of code points": layout("bigrams", "code-point", "none"),
         "bigrams of graphemes": layout("bigrams"),
         "adaptive": layout("adaptive"),

@@ -13,7 +13,7 @@ from typing import Any
 from render.errors import RenderError
 
 CHOICES = {
-    "layout": ("continuous", "words", "bigrams", "adaptive"),
+    "layout": ("continuous", "words", "sentences", "bigrams", "adaptive"),
     "unit": ("code-point", "grapheme"),
     "word_gap": ("none", "space"),
     "color": ("grey", "rgb", "binary"),
@@ -23,6 +23,7 @@ CHOICES = {
     "missing": ("notdef", "box"),
     "direction": ("auto", "ltr", "rtl"),
 }
+PADDED = ("continuous", "words", "sentences")  # layouts that read render.pad
 _POINTS_PER_INCH = 72
 
 
@@ -39,7 +40,7 @@ class RenderConfig:
     size: of the em square.
     hinting: FreeType's light autohinter, or none.
     color: binary strips hold 0 and 255 only; ink is what is darker than the middle.
-    pad: columns left of a text, and right of it before the end patch, of `continuous` and `words`.
+    pad: columns left of a text, and right of it before the end patch, of the layouts in PADDED.
     lift: rows by which a line stands above the middle of the strip.
     baseline: `line`: of each line from the fonts that it uses, as Pango does: one character of another font moves the
         whole line; `fixed`: from the first font alone.
@@ -93,8 +94,8 @@ class RenderConfig:
             raise RenderError(f"render.size = {self.size!r}; it must be a number of pixels from 2 to 512")
         if self.layout != "bigrams" and (self.unit != "grapheme" or self.word_gap != "space"):
             raise RenderError(f"render.unit and render.word_gap belong to the layout bigrams, not to {self.layout}")
-        if self.pad and self.layout not in ("continuous", "words"):
-            raise RenderError(f"render.pad = {self.pad} belongs to layouts continuous and words, not to {self.layout}")
+        if self.pad and self.layout not in PADDED:
+            raise RenderError(f"render.pad = {self.pad} belongs to layouts {', '.join(PADDED)}, not to {self.layout}")
 
     @property
     def channels(self) -> int:

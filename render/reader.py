@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from render.config import RenderConfig
+from render.config import PADDED, RenderConfig
 from render.errors import RenderError
 from render.reading.arcs import Arcs
 from render.reading.clusters import Drawn, characters_of, default_scripts
@@ -146,7 +146,7 @@ class Reader:
             black = ink[: count * patch].reshape(count, -1).mean(1) > _BLACK
             ink[: count * patch].reshape(count, -1)[black] = 0
         columns = [(strip, first * patch, last * patch) for strip, first, last in windows]
-        pad = config.pad if config.layout in ("continuous", "words") else 0
+        pad = config.pad if config.layout in PADDED else 0
         best: list[tuple[Seen, ...]] = [()] * len(windows)
         totals = np.full(len(strips), -np.inf)
         which = np.array([strip for strip, _, _ in windows], np.int64)
@@ -218,8 +218,8 @@ class Reader:
         config, known = self.config, self._known
         patch = config.patch_width
         ink, pixels = ink[first:last], (last - first) * config.height
-        pad = config.pad if config.layout == "continuous" or (config.layout == "words" and first == 0) else 0
-        tail = config.pad if config.layout in ("continuous", "words") else 0
+        pad = config.pad if config.layout == "continuous" or (config.layout in PADDED and first == 0) else 0
+        tail = config.pad if config.layout in PADDED else 0
         last -= first
 
         def fits_end(x: int) -> bool:
@@ -263,7 +263,8 @@ class Reader:
         config, known = self.config, self._known
         unit = {"bigrams": 2, "adaptive": 2}.get(config.layout, 0)
         edges = 0 if config.layout == "continuous" else config.patch_width
-        return Rules(edges, unit, pad, known.apart, config.layout == "adaptive", known.loose)
+        adaptive, sentences = config.layout == "adaptive", config.layout == "sentences"
+        return Rules(edges, unit, pad, known.apart, adaptive, known.loose, sentences)
 
     def _weight(self, energy: float) -> float:
         """Nats of a unit of energy, at a mean energy of a pixel. Binary: flips; grey: normal noise of that variance."""
@@ -319,7 +320,7 @@ class Reader:
     def _text(self, arcs: Arcs, found: Found, ink: np.ndarray, fits_end) -> str:
         chosen = _in_one_script([arcs.members[node.arc] for node in found.path])
         clusters: list[Drawn | None] = []
-        words_end = self.config.layout == "words"
+        words_end = self.config.layout in ("words", "sentences")
         for i, node in enumerate(found.path):
             if self._known.apart and i and node.place == 1 and found.path[i - 1].place == 1:
                 clusters.append(None)

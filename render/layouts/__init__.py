@@ -7,7 +7,7 @@ whether that fits: renderer.py cuts. To add one: a file, a line in LAYOUTS, its 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from render.layouts import adaptive, bigrams, continuous, words
+from render.layouts import adaptive, bigrams, continuous, sentences, words
 from render.strip import Draft
 from render.typesetter import Typesetter, Words
 
@@ -24,6 +24,7 @@ class Layout(NamedTuple):
 LAYOUTS: dict[str, Layout] = {
     "continuous": Layout(continuous.text, continuous.pair, words.words, None),
     "words": Layout(words.text, words.pair, words.words, None),
+    "sentences": Layout(sentences.text, sentences.pair, words.words, None),
     "bigrams": Layout(bigrams.text, bigrams.pair, bigrams.words, Words(bigrams.cut, bigrams.unit)),
     "adaptive": Layout(adaptive.text, adaptive.pair, adaptive.words, Words(adaptive.cut, bigrams.unit)),
 }

@@ -5,7 +5,7 @@ are written from right to left: labels count words. Source: specs, PIXEL 1.3 (wo
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from render.pieces import FLAGS, NOT_DRAWN, Line
 from render.strip import Draft
@@ -16,16 +16,13 @@ _WORD = re.compile(r"\S+")
 
 def text(setter: Typesetter, draft: Draft, text: str) -> None:
     """One text, cut at white space."""
-    found = list(_WORD.finditer(text))
-    _lay(setter, draft, [match.group() for match in found], setter.config.pad, 0, [match.start() for match in found])
+    _lay(setter, draft, text, setter.config.pad, 0)
 
 
 def pair(setter: Typesetter, draft: Draft, first: str, second: str) -> None:
     """Two texts with a black patch between them."""
     text(setter, draft, first)
-    start = draft.separator(draft.end)
-    found = list(_WORD.finditer(second))
-    _lay(setter, draft, [match.group() for match in found], start, 1, [match.start() for match in found])
+    _lay(setter, draft, second, draft.separator(draft.end), 1)
     draft.word_starts = None
 
 
@@ -35,23 +32,40 @@ def words(setter: Typesetter, draft: Draft, words: Sequence[str]) -> None:
     for word in words:
         firsts.append(place)
         place += len(word) + 1
-    _lay(setter, draft, words, setter.config.pad, 0, firsts)
+    lay(setter, draft, words, setter.config.pad, 0, firsts, _line)
 
 
-def _lay(setter: Typesetter, draft: Draft, words: Sequence[str], x: int, which: int, firsts: Sequence[int]) -> None:
+def _lay(setter: Typesetter, draft: Draft, text: str, x: int, which: int) -> None:
+    found = list(_WORD.finditer(text))
+    lay(setter, draft, [match.group() for match in found], x, which, [match.start() for match in found], _line)
+
+
+def lay(
+    setter: Typesetter,
+    draft: Draft,
+    words: Sequence[str],
+    x: int,
+    which: int,
+    firsts: Sequence[int],
+    line_of: Callable[[Typesetter, str], Line],
+) -> None:
+    """Words, or whole sentences, on patch edges from column x on, with at least a space before the next one.
+
+    which: text of a pair; firsts: index of the first character of each. line_of: draws one.
+    """
     patch = draft.geometry.patch_width
     starts = [x // patch]
     last = len(words) - 1
     for i, word in enumerate(words):
         if draft.is_full(x):
             break
-        piece = setter.cache[word + " " if i < last else word]
-        if piece.kind & NOT_DRAWN:
-            line = setter.line(word + " " if i < last else word)
-        else:
-            line = Line([piece], None, piece.kind & FLAGS)
-        draft.add(line, x, which, firsts[i])
+        draft.add(line_of(setter, word + " " if i < last else word), x, which, firsts[i])
         x = draft.edge(draft.width + (setter.config.pad if i == last else 0))
         starts.append(x // patch)
     draft.end = draft.edge(x if words else x + setter.config.pad)
     draft.word_starts, draft.num_words = starts, len(starts) - 1
+
+
+def _line(setter: Typesetter, word: str) -> Line:
+    piece = setter.cache[word]
+    return setter.line(word) if piece.kind & NOT_DRAWN else Line([piece], None, piece.kind & FLAGS)

@@ -14,6 +14,7 @@ import numpy as np
 from render.face import Bitmap
 from render.fonts import Chain
 from render.graphemes import boundaries
+from render.layouts.sentences import STOPS
 from render.reading.clusters import Drawn, rarity
 
 PROBE = 5  # columns by which candidates are picked, before whole pictures are compared
@@ -60,6 +61,7 @@ class Arcs:
         self.flat = (np.concatenate(pictures) if pictures else np.zeros((0, height), np.uint8)) * np.float32(1 / 255)
         self.rarity = np.array([rarity(members[0].text) for members in self.members], np.float32)
         self.is_space = np.array([members[0].text == " " for members in self.members], bool)
+        self.is_stop = np.array([any(c.text[-1] in STOPS for c in members) for members in self.members], bool)
         self.face = np.array([members[0].face for members in self.members], np.int32)
         self.weight = np.array([_graphemes(members[0].text) for members in self.members], np.int32)
         self.rtl = np.array([members[0].rtl for members in self.members], bool)

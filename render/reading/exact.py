@@ -40,6 +40,7 @@ class Lanes:
         self.after, self.rarity = arcs.after.tolist(), arcs.rarity.tolist()
         self.merit = [-(3 + rarity) / advance for advance, rarity in zip(self.advance, self.rarity, strict=True)]
         self.is_space, self.face = arcs.is_space.tolist(), arcs.face.tolist()
+        self.is_stop = arcs.is_stop.tolist()
         # columns before an advance that the next cluster may still change
         self.reach = arcs.reach_before + (KERN_REACH if kerns else 0)
         # first whole boxes, then those that kerning moves; then both for boxes whose last columns a neighbour changes
@@ -137,6 +138,7 @@ def find_exact(
         if budget < 0:
             return None
         is_space = arc >= 0 and lanes.is_space[arc]
+        ends = rules.sentences and arc >= 0 and lanes.is_stop[arc]  # the space after it is the second of its place
         if stage == 0:
             closes = unit_end(end, arc) if rules.unit else end
             if fits_end(closes) and end <= last and drawn == window(base, last):
@@ -165,7 +167,9 @@ def find_exact(
                     budget -= 1
                     if before is not None and lanes.before[other] != before:
                         continue
-                    new_place = place_before + lanes.weight[other] if rules.unit else 1
+                    new_place = (
+                        place_before + lanes.weight[other] if rules.unit else 1 + (ends and lanes.is_space[other])
+                    )
                     if new_place > rules.unit > 0 and lanes.weight[other] > 1 and place_before:
                         continue
                     finish = column + lanes.advance[other]
@@ -235,8 +239,9 @@ def _moves(lanes, rules, kinds, state, is_space, stage, unit_end, edges) -> list
         else:
             goes_on, jumps = not full, full or rules.adaptive or rules.drawn_apart or rules.loose
     elif edges:
-        jumps = is_space or rules.loose
-        goes_on = not is_space or rules.loose
+        ends = is_space and (place == 2 or not rules.sentences)
+        jumps = ends or rules.loose
+        goes_on = not ends or rules.loose
     moves: list[tuple] = []
     if goes_on:
         if rules.drawn_apart or not lanes.kerns:

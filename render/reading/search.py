@@ -34,6 +34,7 @@ class Rules(NamedTuple):
     drawn_apart: bool  # clusters are drawn one by one: no kerning, and ink may leave a unit
     adaptive: bool
     loose: bool  # words may begin and end in any way, as those that run right to left do
+    sentences: bool  # what begins at edges are sentences: after a stop and a space
 
 
 class Settings(NamedTuple):
@@ -247,8 +248,9 @@ class _Search:
         elif rules.unit:
             goes_on, jumps = self._unit_goes_on(node, is_space)
         elif rules.edges:
-            jumps = is_space or rules.loose
-            goes_on = not is_space or rules.loose
+            ends = is_space and (not rules.sentences or self._is_stop(node.parent))
+            jumps = ends or rules.loose
+            goes_on = not ends or rules.loose
         if goes_on:
             groups = self.no_limit if rules.drawn_apart else self.kerning(node.arc)
             for shift, allowed in groups:
@@ -277,6 +279,9 @@ class _Search:
             if column >= self.last:
                 continue
             yield from self._candidates(node, canvas, charges, column, shift, allowed, place, lone, bound)
+
+    def _is_stop(self, node: Node | None) -> bool:
+        return node is not None and node.arc >= 0 and bool(self.arcs.is_stop[node.arc])
 
     def _unit_goes_on(self, node: Node, is_space: bool) -> tuple[bool, bool]:
         """Whether another cluster may join the unit, and whether another unit may begin."""

@@ -106,7 +106,7 @@ def test_an_empty_text_is_an_end_patch_and_in_pixel_a_blank_one(kind: str, patch
 
 
 @pytest.mark.parametrize("outside_fonts", [False, True])
-@pytest.mark.parametrize("kind", ["default", "pixel", "pixel-m4", "pixar", "continuous", "words"])
+@pytest.mark.parametrize("kind", ["default", "pixel", "pixel-m4", "pixar", "continuous", "words", "sentences"])
 def test_no_visible_character_gets_lost(kind: str, outside_fonts: bool, request: pytest.FixtureRequest):
     """Every letter of a line in two directions has ink somewhere: it stands in the span of a patch."""
     if outside_fonts:
@@ -118,12 +118,16 @@ def test_no_visible_character_gets_lost(kind: str, outside_fonts: bool, request:
     assert not lost
 
 
-@pytest.mark.parametrize("kind", ["default", "continuous", "words", "bigrams", "pixel", "pixel-m4", "pixar"])
+@pytest.mark.parametrize(
+    "kind", ["default", "continuous", "words", "sentences", "bigrams", "pixel", "pixel-m4", "pixar"]
+)
 def test_ten_thousand_marks_on_one_letter_are_drawn(kind: str):
     check(kind, False, "a" + "\u0301" * 10_000 + " b")
 
 
-@pytest.mark.parametrize("kind", ["default", "continuous", "words", "bigrams", "pixel", "pixel-m4", "pixar"])
+@pytest.mark.parametrize(
+    "kind", ["default", "continuous", "words", "sentences", "bigrams", "pixel", "pixel-m4", "pixar"]
+)
 def test_a_megabyte_without_a_space_takes_seconds(kind: str):
     start = time.process_time()
     strip = renderer_of(kind, False)("x" * 1_000_000)
@@ -132,7 +136,7 @@ def test_a_megabyte_without_a_space_takes_seconds(kind: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["default", "continuous", "words", "pixel", "pixel-m4"])
+@pytest.mark.parametrize("kind", ["default", "continuous", "words", "sentences", "pixel", "pixel-m4"])
 @pytest.mark.parametrize(
     "unit", ["\u0627", "漢", "क्", "aא1 ", "a ", " ", "\u202e", "\u200d", "👩\u200d", "\u0301", "\0", "\ud800", "🇩"]
 )

@@ -115,7 +115,7 @@ def test_a_binary_strip_has_what_is_darker_than_the_middle(folder: Path):
 
 
 @pytest.mark.parametrize("fonts", [("letters.ttf",), ("layers.ttf",), ()])
-@pytest.mark.parametrize("layout", ["continuous", "words", "bigrams", "adaptive"])
+@pytest.mark.parametrize("layout", ["continuous", "words", "sentences", "bigrams", "adaptive"])
 def test_black_glyphs_in_rgb_are_the_grey_strip_three_times(layout: str, fonts: tuple[str, ...], folder: Path):
     config = RenderConfig(layout=layout, fonts=tuple(str(folder / font) for font in fonts))
     text = "abc cab  bac" if fonts else "Ça va? Жук! \u4e00"
@@ -145,7 +145,7 @@ def test_colour_strips_are_the_same_after_pickling_and_in_any_order(color: str, 
     assert renderer(f"ab{FLAG} {SUN}c").columns.tobytes() == first.columns.tobytes()
 
 
-@pytest.mark.parametrize("layout", ["continuous", "words", "bigrams", "adaptive"])
+@pytest.mark.parametrize("layout", ["continuous", "words", "sentences", "bigrams", "adaptive"])
 def test_an_emoji_of_several_characters_is_one_cluster_in_its_colours(layout: str, tmp_path: Path):
     woman, girl, family = "\U0001f469", "\U0001f467", "\ue000"
     joined = f"{woman}\u200d{girl}"

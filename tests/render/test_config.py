@@ -69,7 +69,7 @@ def test_a_font_is_a_name_or_a_path():
         assert failing(fonts=["one.ttf", font]) == f"render.fonts[1] = {font!r}; it must be a path or a name"
 
 
-@pytest.mark.parametrize("layout", ["continuous", "words", "adaptive"])
+@pytest.mark.parametrize("layout", ["continuous", "words", "sentences", "adaptive"])
 @pytest.mark.parametrize("change", [{"unit": "code-point"}, {"word_gap": "none"}])
 def test_what_bigrams_alone_have_is_refused_elsewhere(layout: str, change: dict[str, str]):
     assert failing(layout=layout, **change).endswith(f"belong to the layout bigrams, not to {layout}")
@@ -77,7 +77,8 @@ def test_what_bigrams_alone_have_is_refused_elsewhere(layout: str, change: dict[
 
 @pytest.mark.parametrize("layout", ["bigrams", "adaptive"])
 def test_a_pad_is_refused_where_no_layout_reads_it(layout: str):
-    assert failing(layout=layout, pad=2) == (f"render.pad = 2 belongs to layouts continuous and words, not to {layout}")
+    told = f"render.pad = 2 belongs to layouts continuous, words, sentences, not to {layout}"
+    assert failing(layout=layout, pad=2) == told
 
 
 def test_a_configuration_cannot_be_changed():

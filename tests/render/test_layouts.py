@@ -18,6 +18,7 @@ ORIGINAL = {"layout": "bigrams", "unit": "code-point", "word_gap": "none"}
 PAIRS = {"layout": "bigrams"}
 NO_GAP = {"layout": "bigrams", "word_gap": "none"}
 PADDED = {"layout": "continuous", "pad": 2}
+SENTENCES = {"layout": "sentences"}
 END = [-1, -1, -1]
 
 
@@ -70,6 +71,21 @@ DRAWN: dict[str, tuple[dict[str, Any], Any, int, tuple[int, ...], dict[str, str]
     "words: white space": ({"layout": "words"}, " a\n\tb ", 3, (2,), {"x0": "a", "x8": "b"}, [0, 1, 2]),
     "words: pad": ({"layout": "words", "pad": 2}, "ab", 3, (2,), {"x2": "ab"}, [0, 2]),
     "words: empty": ({"layout": "words"}, "", 1, (0,), {}, [0]),
+    "sentences: none ends": (SENTENCES, "ab c", 4, (3,), {"x0": "ab c"}, [0, 3]),
+    # 5 columns, a stop of 2 and a space of 3
+    "sentences: stops before white space": (
+        SENTENCES,
+        "a. b.c\n| d",
+        7,
+        (6,),
+        {"x0": "a.", "x16": "b.c |", "x40": "d"},
+        [0, 2, 5, 6],
+    ),
+    "sentences: white space": (SENTENCES, " a.\t b ", 4, (3,), {"x0": "a.", "x16": "b"}, [0, 2, 3]),
+    "sentences: pair": (SENTENCES, ("a. b", "c"), 6, (3, 5), {"x0": "a.", "x16": "b", "x32": "c"}, None),
+    "sentences: pad": ({**SENTENCES, "pad": 2}, "a. b", 4, (3,), {"x2": "a.", "x16": "b"}, [0, 2, 3]),
+    "sentences: words": (SENTENCES, ["ab", "c"], 4, (3,), {"x0": "ab", "x16": "c"}, [0, 2, 3]),
+    "sentences: empty": (SENTENCES, "", 1, (0,), {}, [0]),
     # i takes 2 columns: two of them are one patch; ab takes 10, two patches
     "pairs": (PAIRS, "iiab", 4, (3,), {"x0": "ii", "x8": "ab"}, [0, 3]),
     "pairs: odd word": (PAIRS, "iii", 3, (2,), {"x0": "ii", "x8": "i"}, [0, 2]),
@@ -117,7 +133,7 @@ def test_patches_separators_and_words_stand_where_they_were_counted(name: str):
     assert np.array_equal(strip.pixels, picture(num_patches, black, **texts))
 
 
-@pytest.mark.parametrize("changes", [PADDED, {"layout": "words"}, PAIRS, NO_GAP, ORIGINAL, {}], ids=str)
+@pytest.mark.parametrize("changes", [PADDED, {"layout": "words"}, SENTENCES, PAIRS, NO_GAP, ORIGINAL, {}], ids=str)
 @pytest.mark.parametrize(
     "text", ["", "a", "ab cd", ("", ""), ("ab", "c"), ("", "ab"), [], ["ab"], ["ab", "", "c"]], ids=repr
 )
@@ -188,7 +204,7 @@ def test_char_spans_are_in_logical_order(name: str):
     assert renderer(**changes)(text).char_spans.tolist() == spans
 
 
-@pytest.mark.parametrize("changes", [PADDED, {"layout": "words"}, PAIRS, ORIGINAL, {}], ids=str)
+@pytest.mark.parametrize("changes", [PADDED, {"layout": "words"}, SENTENCES, PAIRS, ORIGINAL, {}], ids=str)
 def test_spans_of_words_count_as_in_the_words_joined_by_spaces(changes: dict[str, Any]):
     words = ["ab", "c", "iii"]
     spans = renderer(**changes)(words).char_spans
@@ -220,7 +236,7 @@ def test_the_direction_may_be_given(direction: str, order: list[int], changes: d
 
 
 def test_words_given_one_by_one_stand_from_left_to_right_whatever_their_direction():
-    for changes in (PADDED, {"layout": "words"}, PAIRS, ORIGINAL, {}):
+    for changes in (PADDED, {"layout": "words"}, SENTENCES, PAIRS, ORIGINAL, {}):
         strip = renderer(**changes)(["\u05d0\u05d1", "\u05d2"])
         assert strip.char_spans[0].tolist()[1:] != [3, 4]
         assert strip.char_spans[-2].tolist() == [0, 3, 4]
@@ -304,7 +320,7 @@ def test_every_layout_that_can_be_chosen_is_there():
 
 
 def test_an_unknown_layout_is_answered_with_those_there_are():
-    with pytest.raises(RenderError, match="it must be one of continuous, words, bigrams, adaptive"):
+    with pytest.raises(RenderError, match="it must be one of continuous, words, sentences, bigrams, adaptive"):
         renderer(layout="grid")
 
 

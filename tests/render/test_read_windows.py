@@ -14,7 +14,7 @@ def read(reader, pixels, windows):
     return ["".join(cluster.texts[0] for cluster in found) for found in reader.read_windows([pixels], windows)]
 
 
-@pytest.mark.parametrize("layout", ["continuous", "adaptive", "words"])
+@pytest.mark.parametrize("layout", ["continuous", "adaptive", "words", "sentences"])
 def test_the_whole_strip_is_a_window(layout):
     config = RenderConfig(layout=layout)
     strip = Renderer(config)(TEXT)

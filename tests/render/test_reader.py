@@ -47,13 +47,15 @@ def read_back(config: RenderConfig, reader: Reader, text: str) -> None:
         BINARY,
         RenderConfig(layout="continuous"),
         RenderConfig(layout="words"),
+        RenderConfig(layout="sentences"),
+        RenderConfig(layout="sentences", pad=2),
         RenderConfig(layout="bigrams"),
         RenderConfig(layout="bigrams", unit="code-point", word_gap="none"),
         RenderConfig(layout="adaptive"),
         RenderConfig(layout="adaptive", color="rgb"),
         RenderConfig.named("pixar"),
     ],
-    ids=lambda config: f"{config.layout}-{config.unit}-{config.color}",
+    ids=lambda config: f"{config.layout}-{config.unit}-{config.color}-{config.pad}",
 )
 def test_every_layout_is_read_back(config):
     reader = Reader(config, scripts=["Latn"])
@@ -61,7 +63,7 @@ def test_every_layout_is_read_back(config):
         read_back(config, reader, text)
 
 
-@pytest.mark.parametrize("layout", ["continuous", "words", "bigrams", "adaptive"])
+@pytest.mark.parametrize("layout", ["continuous", "words", "sentences", "bigrams", "adaptive"])
 def test_kerning_ligatures_and_overhanging_ink_are_read_back(shared, layout):
     config = RenderConfig(layout=layout, fonts=noto(shared))
     reader = Reader(config, scripts=["Latn"])

@@ -25,6 +25,7 @@ from tests.render.tiny_fonts import font_of, saved
 LAYOUTS: dict[str, dict[str, Any]] = {
     "continuous": {"layout": "continuous", "pad": 2},
     "words": {"layout": "words"},
+    "sentences": {"layout": "sentences", "pad": 1},
     "pairs": {"layout": "bigrams"},
     "original": {"layout": "bigrams", "unit": "code-point", "word_gap": "none"},
     "adaptive": {"layout": "adaptive"},
@@ -379,6 +380,9 @@ GOLDEN: dict[str, str] = {
     ),
     "words": (
         "7db0df1c968b 4bc86d660405 252eb12a54d8 9da21efd7268 1678a5160b33 bdf640f99dfc b1c6bb7e582c 145acee78939"
+    ),
+    "sentences": (
+        "a28f3f74ab1a b747bf12f4a7 e4ce35925468 903f235eb4b4 4312aee9bcf2 aa31f592706f 5a48238d8751 0fc01b616efe"
     ),
     "pairs": (
         "8ea04e514c09 6a9fecd87a36 ff7f11e559d0 c2cc5ac052f9 98f4f58465e4 e76c36e0c9e1 d650fc7ade23 61f6b6b1f49a"
