@@ -111,16 +111,18 @@ def patches_of(pixels: NDArray[np.uint8], patch_width: int, channels: int) -> ND
 def strip_of(patches: NDArray[np.uint8], config: RenderConfig) -> NDArray[np.uint8]:
     """Patches [P, A] side by side: uint8 [height, width], or [height, width, 3] of three channels, as the renderer
     draws a strip and a reader takes it."""
-    cells = patches.reshape(len(patches), config.height, config.patch_width, -1)
-    pixels = cells.swapaxes(0, 1).reshape(config.height, len(patches) * config.patch_width, -1)
+    count, channels = len(patches), patches.shape[1] // (config.height * config.patch_width)
+    cells = patches.reshape(count, config.height, config.patch_width, channels)
+    pixels = cells.swapaxes(0, 1).reshape(config.height, count * config.patch_width, channels)
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 
 
 def as_strip(patches: NDArray[np.uint8], config: RenderConfig) -> Strip:
     """The same as a strip of the renderer, for whatever shows strips; which characters stand where is not known."""
-    cells = patches.reshape(len(patches), config.height, config.patch_width, -1)
-    columns = cells.swapaxes(1, 2).reshape(len(patches) * config.patch_width, -1)
-    geometry = Geometry(config.height, config.patch_width, cells.shape[3])
+    count, channels = len(patches), patches.shape[1] // (config.height * config.patch_width)
+    cells = patches.reshape(count, config.height, config.patch_width, channels)
+    columns = cells.swapaxes(1, 2).reshape(count * config.patch_width, config.height * channels)
+    geometry = Geometry(config.height, config.patch_width, channels)
     return Strip(geometry, columns, [], tuple(np.flatnonzero((patches == 0).all(1)).tolist()), None, ())
 
 

@@ -78,6 +78,13 @@ def test_nothing_is_read_of_noise_of_paper_and_of_an_end_patch():
     assert reader.read([paper, black, np.concatenate([paper, black])]) == ["", "", ""]
 
 
+@pytest.mark.parametrize("layout", ["continuous", "words", "bigrams", "adaptive"])
+def test_a_strip_that_ends_at_once_says_no_word(layout):
+    config = RENDER.replace(layout=layout, pad=0)
+    end = np.zeros((1, config.height * config.patch_width), np.uint8)
+    assert WordReader(config).read([end, end[:0]]) == ["", ""]
+
+
 def test_what_follows_a_black_patch_is_not_read():
     [word] = drawn(RENDER, ["home"], 2)
     [other] = drawn(RENDER, ["stead"], 2)
