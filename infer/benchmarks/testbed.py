@@ -8,8 +8,9 @@ Four questions, on texts that were not trained on; that their beginnings were is
     answers     of one question of each text: is what the model writes the sentence that follows from what was said?
     legible     of one open sentence of each text: is what it writes a sentence of this world, pixel for pixel, and one
                 that may stand here? nearly: no more than 2 % of the pixels of a sentence are wrong
-    variety     the entropy of what is written where several sentences are right, beside that of the truth: over many
-                pasts, and many times behind one past. A model that always writes the same name is legible and wrong
+    variety     the entropy of what is written, of what is nearly a sentence that may stand there, beside that of the
+                truth: over many pasts, and many times behind one past. A model that always writes the same name is
+                legible and wrong
 
 Each text gives one question and one open sentence, so that counts are of independent trials, as Wilson's interval asks.
 Entropies are those of the counts plus (outcomes seen - 1) / (2 N ln 2), Miller's correction of their bias; it makes up

@@ -81,8 +81,8 @@ class Writing:
 @dataclass(frozen=True)
 class Variety:
     """Of a feature of open sentences: bits of entropy of what was written, beside the truth. Over many pasts, one
-    sentence each; and the mean over a few pasts, many sentences each. Sentences that may not stand where they were
-    written do not count; None where none is left. count: those over many pasts that do."""
+    sentence each; and the mean over a few pasts, many sentences each. What counts is nearly a sentence that may stand
+    where it was written; None where nothing is. count: what counts over many pasts."""
 
     over_pasts: float | None
     over_pasts_truth: float
@@ -216,7 +216,7 @@ def variety(
 
 
 def _counts(said: Sequence[Attempt], feature: Callable[[str], str]) -> Counter[str]:
-    return Counter(feature(one.sentence) for one in said if one.sentence is not None and one.sentence in one.allowed)
+    return Counter(feature(one.nearest) for one in said if one.is_near and one.nearest in one.allowed)
 
 
 def entropy_of_counts(counts: Mapping[str, int]) -> float | None:
