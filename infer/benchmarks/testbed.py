@@ -266,4 +266,4 @@ def _share(share: Share) -> str:
 
 
 def _bits_of(entropy: float | None) -> str:
-    return "nothing legible" if entropy is None else f"{entropy:.2f}"
+    return "nothing recognised" if entropy is None else f"{entropy:.2f}"
