@@ -2,8 +2,9 @@
 
 The loss says how well each patch is foretold when all before it are true. Whether the model can write is another
 question, because it reads what it wrote, so it is asked for its own: the second half of a few rows as a picture, and at
-many places the next word, which a reader reads off the strip (`infer/benchmarks/next_word.py`). The likeliest patch is
-taken each time and nothing is drawn by chance, so two evaluations of the same weights say the same.
+many places the next word, which a reader reads off the strip (`infer/benchmarks/next_word.py`). For words the likeliest
+patch is taken each time. For pictures too, but of a mixture a component is drawn, as `infer continue` does: its
+likeliest one alone repeats itself. The seeds never change, so two evaluations of the same weights say the same.
 """
 
 from collections import Counter
@@ -33,10 +34,11 @@ def picture_of(model: Pixar, renderer: Renderer, texts: Sequence[str]) -> Image.
     truths = [pixels_of(renderer(text)) for text in texts]
     cuts = [len(truth) // 2 for truth in truths]
     channels = model.config.num_channels // renderer.config.channels  # a model of three reads grey as equal ones
+    decode = "mixture" if model.config.head == "mixture" else "threshold"
     panels = []
     for truth, cut in zip(truths, cuts, strict=True):
         prompt = np.repeat(truth[:cut], channels, axis=1)
-        [written] = write(model, [prompt], WriteConfig(max_patches=len(truth) - cut))
+        [written] = write(model, [prompt], WriteConfig(decode=decode, max_patches=len(truth) - cut))
         whole = np.full((len(truth), prompt.shape[1]), 255, np.uint8)
         stop = cut + len(written.patches)
         whole[:cut], whole[cut:stop] = prompt, written.patches
