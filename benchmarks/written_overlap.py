@@ -1,6 +1,9 @@
 """Does a model write or recite? The share of its 8-word sequences that stand in its training text.
 
     python -m benchmarks.written_overlap --model RUN --train FILE... --held-out FILE... [--json] [--out FILE]
+    python -m benchmarks.written_overlap --written CONTINUED.json --train FILE... --held-out FILE...
+
+The second form takes what `python -m infer continue --read --json` wrote as strips and read back.
 
 A small model trained for several epochs can learn passages by heart, and a sample then looks better than the model is.
 So the words of many samples are cut into overlapping sequences of eight, and each is looked for in the training text.
@@ -13,6 +16,7 @@ wrote counts, not the prompts. The samples themselves go to a text file, all of 
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.record import publish, record
-from infer import Generation, SamplingConfig, generate, load
+from infer import SamplingConfig, generate, load
 from infer.benchmarks.bits_per_byte import read_texts
 
 GRAM = 8
@@ -44,7 +48,9 @@ PROMPTS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a run, a checkpoint folder or an export")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="a run, a checkpoint folder or an export of a decoder, which writes now")
+    source.add_argument("--written", type=Path, metavar="JSON", help="what was written before, strips that were read")
     parser.add_argument("--train", nargs="+", required=True, metavar="FILE", help="what the model was trained on")
     parser.add_argument("--held-out", nargs="+", required=True, metavar="FILE", help="what it was not")
     parser.add_argument("--prompt", action="append", help=f"may be given again; default: {len(PROMPTS)} of our own")
@@ -58,39 +64,63 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the JSON here")
     options = parser.parse_args()
 
-    prompts = options.prompt or list(PROMPTS)
-    prompts = [prompts[number % len(prompts)] for number in range(options.samples)]
-    sampling = SamplingConfig(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
-    loaded = load(options.model)
-    written = generate(loaded.model, loaded.tokenizer, prompts, sampling, max_tokens=options.max_tokens, sliding=True)
+    written = read_written(options.written) if options.written else write_now(options)
     path = options.text or (options.out.with_suffix(".txt") if options.out else Path("written.txt"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_text(written), encoding="utf-8")
+    path.write_text(as_text(written.texts), encoding="utf-8")
 
-    samples = [words(one.text) for one in written]
+    samples = [words(text) for _, text in written.texts]
     held_out = [words(document) for document in read_texts(options.held_out)]
     passages = passages_of_lengths(held_out, [len(sample) for sample in samples], options.seed)
     groups = {"written": samples, "held_out_of_equal_lengths": passages, "held_out_whole": held_out}
     shares = shares_found(groups, (words(document) for document in read_texts(options.train)))
     result: dict[str, Any] = record(["torch", "sentencepiece"], torch.get_num_threads()) | {
         "what": f"share of {GRAM}-word sequences that occur in the training text",
-        "model": Path(options.model).name,
-        "step": loaded.stored.step,
+        "model": written.model,
+        "step": written.step,
         "train": [Path(name).name for name in options.train],
         "held_out": [Path(name).name for name in options.held_out],
-        "sampling": {
-            "samples": options.samples,
-            "max_tokens": options.max_tokens,
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-            "seed": options.seed,
-            "prompts": sorted(set(prompts)),
-        },
+        "sampling": written.how | {"samples": len(samples), "prompts": sorted({prompt for prompt, _ in written.texts})},
         "shares": {name: vars(share) | {"share": share.share} for name, share in shares.items()},
         "samples": path.name,
     }
     publish(result, as_table(shares), options.json, options.out)
     return 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """texts: (prompt, what was written behind it) each. how: the settings of the writer."""
+
+    model: str
+    step: int
+    how: dict[str, Any]
+    texts: list[tuple[str, str]]
+
+
+def write_now(options: argparse.Namespace) -> Samples:
+    """What a decoder writes behind the prompts, which come in turn."""
+    prompts = options.prompt or list(PROMPTS)
+    sampling = SamplingConfig(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
+    loaded = load(options.model)
+    written = generate(
+        loaded.model,
+        loaded.tokenizer,
+        [prompts[number % len(prompts)] for number in range(options.samples)],
+        sampling,
+        max_tokens=options.max_tokens,
+        sliding=True,
+    )
+    how = {"temperature": options.temperature, "top_p": options.top_p, "seed": options.seed}
+    texts = [(one.prompt, one.text) for one in written]
+    return Samples(Path(options.model).name, loaded.stored.step, how | {"max_tokens": options.max_tokens}, texts)
+
+
+def read_written(path: Path) -> Samples:
+    """What `python -m infer continue --json` printed of strips that were read."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    texts = [(strip["prompt"], strip["text"]) for strip in report["strips"]]
+    return Samples(Path(report["model"]).name, report["step"], report["settings"], texts)
 
 
 @dataclass(frozen=True)
@@ -153,9 +183,9 @@ def passages_of_lengths(texts: Sequence[list[str]], lengths: Sequence[int], seed
     return [everything[start : start + length] for start, length in zip(starts, lengths)]
 
 
-def as_text(written: Sequence[Generation]) -> str:
+def as_text(texts: Sequence[tuple[str, str]]) -> str:
     """The samples for people: the prompt in brackets, then what was written."""
-    return "\n\n".join(f"--- {number}\n[{one.prompt}]{one.text}" for number, one in enumerate(written, start=1)) + "\n"
+    return "\n\n".join(f"--- {number}\n[{prompt}]{text}" for number, (prompt, text) in enumerate(texts, start=1)) + "\n"
 
 
 def as_table(shares: dict[str, Share]) -> str:
