@@ -18,7 +18,7 @@ PUBLISHED = {"pixar-85m": 85_150_464, "pixar-113m": 113_462_016}
 OURS = {
     "pixar-smoke": 28_864,
     "pixar-tiny": 1_820_544,
-    "pixar-novels": 6_492_672,
+    "pixar-novels": 2_588_544,
     "pixar-multilingual": 113_659_392,
     "pixar-350m": 346_343_424,
     "pixar-760m": 764_881_920,
@@ -60,7 +60,9 @@ def test_recipe_is_the_published_one(name: str):
     assert (data.rows_per_step * data.row_patches, settings.run.steps) == (138_240, 1_000_000)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED | OURS if name != "pixar-multilingual"])
+@pytest.mark.parametrize(
+    "name", [name for name in PUBLISHED | OURS if name not in ("pixar-multilingual", "pixar-novels")]
+)
 def test_strips_are_drawn_as_the_published_ones(name: str):
     settings = settings_of(name)
     render = settings.render.plain
