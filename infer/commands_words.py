@@ -21,7 +21,7 @@ from infer.benchmarks import readability as reading
 from infer.benchmarks.answers import Answers, ReadsWords, aligned, readers_of
 from infer.benchmarks.bits_per_byte import read_texts
 from infer.benchmarks.intervals import share_of
-from infer.benchmarks.next_word import NEW_PATCHES, WordItem, cut_words
+from infer.benchmarks.next_word import NEW_PATCHES, WordItem, cut_words, shortened
 from infer.benchmarks.ocr_readers import ENGINES
 from infer.benchmarks.rank_words import Ranking, check_head, rank
 from infer.benchmarks.word_list import WordList, read_word_list
@@ -184,6 +184,13 @@ def _add_common(parser: argparse.ArgumentParser, patches: int) -> None:
     add("--set", action="append", default=[], metavar="A=V", help="change the renderer, as in render.layout=words")
     add_running(parser)
     add("--patches", type=int, default=patches, metavar="N", help="new patches behind each prompt (%(default)s)")
+    add(
+        "--context",
+        type=int,
+        metavar="N",
+        help="patches of prompt and new ones, at most (what the model can read; less than the rows it was trained on "
+        "is better: where those ended, it expects an end)",
+    )
     add("--decode", default=default.decode, metavar="D", help=f"{', '.join(DECODINGS)} (%(default)s)")
     add("--temperature", type=float, default=default.temperature, metavar="X", help="of what is drawn (%(default)s)")
     add("--seed", type=int, default=0, metavar="S", help="of items and of what is drawn (%(default)s)")
@@ -208,6 +215,10 @@ def _check(options: argparse.Namespace) -> WriteConfig:
             raise UserError(f"--strips {options.strips}: pictures are written as PNG; let the name end in .png")
     if options.patches < 1:
         raise UserError(f"--patches {options.patches}: must be at least 1")
+    if options.context is not None and options.context <= options.patches:
+        raise UserError(
+            f"--context {options.context}: must be more than the {options.patches} new patches, which are part of it"
+        )
     return WriteConfig(
         decode=options.decode,
         temperature=options.temperature,
@@ -232,6 +243,8 @@ def _open(options: argparse.Namespace) -> tuple[LoadedPixar, list[ReadsWords]]:
         accept_changed=accept_changed,
     )
     check_decoding(loaded.model.config, options.decode)
+    if options.context is not None:
+        loaded.model.config = shortened(loaded.model.config, options.context)
     return loaded, readers_of(options.reader, loaded.renderer.config)
 
 
@@ -265,7 +278,8 @@ def _finish(
             "model": str(loaded.stored.path),
             "name": loaded.stored.name,
             "step": loaded.stored.step,
-            "settings": dataclasses.asdict(config) | {"fold_gq": options.fold_gq, "readers": list(answers.words)},
+            "settings": dataclasses.asdict(config)
+            | {"context": options.context, "fold_gq": options.fold_gq, "readers": list(answers.words)},
         }
         targets = {"targets": [item.word for item in items]}
         write(json.dumps(about | report | targets, ensure_ascii=False, indent=2), options.out)

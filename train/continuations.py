@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from infer.benchmarks.next_word import cut_words, score_words, write_words
+from infer.benchmarks.next_word import NEW_PATCHES, cut_words, score_words, write_words
 from infer.benchmarks.word_reader import WordReader
 from infer.figure import Panel, Row, stack
 from infer.write_strip import WriteConfig, write
@@ -78,7 +78,9 @@ class NextWords:
         the training text. words_most_common: share of the word that is written most often, which a model that always
         writes the same word has high. Two of them with 95 % intervals; and their number."""
         contexts, words = [item.context for item in self._items], [item.word for item in self._items]
-        written = write_words(model, self._renderer, contexts, WriteConfig(), self._reader)
+        # in the midst of a row: near the length of the longest ones a model that has learned them ends the text
+        room = max(self._renderer.config.max_patches // 2, 2 * NEW_PATCHES)
+        written = write_words(model, self._renderer, contexts, WriteConfig(), self._reader, room)
         found = score_words(written, words, self._vocabulary)
         assert found.legible is not None and found.legible_low is not None and found.legible_high is not None
         return {

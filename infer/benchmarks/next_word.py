@@ -112,6 +112,12 @@ class Prompts(NamedTuple):
     num_cut: int
 
 
+def shortened(model: PixarConfig, room: int) -> PixarConfig:
+    """The model with a context of at most so many patches. A model that has learned from rows of one length expects
+    the end where those ended, whatever it can read."""
+    return dataclasses.replace(model, max_patches=min(model.max_patches, room))
+
+
 def fitting_prompts(renderer: Renderer, model: PixarConfig, contexts: Sequence[str], new_patches: int) -> Prompts:
     """Draw prompts so that `new_patches` fit behind them; what is too long loses words on the left.
 
@@ -161,12 +167,19 @@ def write_patches(
 
 
 def write_words(
-    model: Pixar, renderer: Renderer, contexts: Sequence[str], config: WriteConfig, reader: WordReader
+    model: Pixar,
+    renderer: Renderer,
+    contexts: Sequence[str],
+    config: WriteConfig,
+    reader: WordReader,
+    room: int | None = None,
 ) -> list[str]:
     """The word that the model writes behind each text, "" where it is not readable. `config.max_patches` patches are
-    written, 4 where it is None. Raises UserError for a text that cannot be drawn."""
+    written, 4 where it is None. room: patches of prompt and new ones, at most; None is all that the model can read.
+    Raises UserError for a text that cannot be drawn."""
     config = dataclasses.replace(config, max_patches=config.max_patches or NEW_PATCHES)
-    prompts = fitting_prompts(renderer, model.config, contexts, config.max_patches or NEW_PATCHES)
+    seen = model.config if room is None else shortened(model.config, room)
+    prompts = fitting_prompts(renderer, seen, contexts, config.max_patches or NEW_PATCHES)
     return reader.read(write_patches(model, prompts.patches, config))
 
 

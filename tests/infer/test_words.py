@@ -94,6 +94,16 @@ def test_long_prompts_lose_whole_words_on_the_left_and_no_more_than_needed():
         fitting_prompts(RENDERER, CONFIG, ["a"], 40)
 
 
+def test_a_shorter_context_leaves_the_last_words_of_a_prompt(monkeypatch):
+    seen = []
+    monkeypatch.setattr(next_word, "write_patches", lambda model, prompts, config: seen.extend(prompts) or prompts)
+    long = " ".join(f"word{number}" for number in range(12))
+    write_words(pixar(), RENDERER, [long], WriteConfig(max_patches=3), WordReader(RENDER), 12)
+    [kept] = fitting_prompts(RENDERER, next_word.shortened(CONFIG, 12), [long], 3).contexts
+    assert 0 < len(seen[0]) <= 9
+    assert long.endswith(kept) and kept != long
+
+
 def test_words_are_written_and_scored(monkeypatch):
     speaks(monkeypatch, ["Mary", "fxo", "outside"])
     written = write_words(pixar(), RENDERER, [item.context for item in ITEMS], WriteConfig(), WordReader(RENDER))
