@@ -6,8 +6,6 @@ not ours by the one that is. Whatever else a command says is done, and a file th
 """
 
 import re
-import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,20 +13,16 @@ import pytest
 from infer.cli import main as infer
 from pixelcore.accounting_vit import published_parameters
 from pixelcore.masking import draw_masks, mix_seed
-from tests.conftest import ROOT
 from tests.train.conftest import Server, lines, small_text, tiny
+from tests.train.guides import assert_only_commands, read_guide, run_commands, without_data
 from tests.train.test_pixel_presets import settings_of
 from tests.train.tiny_pixels import run, tiny_pixels
-from train.cli import main as train
 
-GUIDE = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.M | re.S) for line in block.splitlines()]
+GUIDE, COMMANDS = read_guide("pretraining.md")
 
 
 def test_every_fenced_block_is_one_of_commands():
-    assert re.findall(r"^```(?!sh$)\S*\n(?:[^`].*\n|\n)*?```$", GUIDE, re.M) == []
-    assert len(COMMANDS) >= 12
-    assert all(re.match(r"(python|torchrun --nproc-per-node 8) -m (train|infer) ", line) for line in COMMANDS)
+    assert_only_commands(GUIDE, COMMANDS)
 
 
 def test_presets_of_the_table_have_the_sizes_that_it_says():
@@ -77,18 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_commands_of_the_guide_work(folder: Path, server: Server, capsys: pytest.CaptureFixture[str]):
-    programs: dict[str, Callable[[list[str]], int]] = {"train": train, "infer": infer}
-    for line in COMMANDS:
-        words = replaced(shlex.split(line))
-        start = words.index("-m")
-        program, arguments = words[start + 1], words[start + 2 :]
-        if words[0] == "torchrun":
-            server.run_ranks(2, ["--device", "cpu", *absolute(arguments, folder)])
-        else:
-            assert programs[program](arguments) == 0, f"{line}\n{capsys.readouterr().err[-2000:]}"
-        for flag in ("--out", "--resume"):
-            if flag in arguments:
-                assert (folder / arguments[arguments.index(flag) + 1]).exists(), line
+    run_commands(COMMANDS, replaced, folder, server, capsys)
 
 
 def replaced(words: list[str]) -> list[str]:
@@ -104,16 +87,3 @@ def replaced(words: list[str]) -> list[str]:
     flags = without_data(small)
     steps = [] if {"prepare", "verify", "--steps"} & set(words) else ["--steps", "2"]
     return [*words[:place], *flags, *steps, *words[place + 2 :]]
-
-
-def without_data(flags: list[str]) -> list[str]:
-    place = flags.index("--data")
-    return flags[:place] + flags[place + 2 :]
-
-
-def absolute(arguments: list[str], folder: Path) -> list[str]:
-    """Ranks stand in another folder."""
-    return [
-        str(folder / word) if before in ("--data", "--out") else word
-        for before, word in zip(["", *arguments], arguments, strict=False)
-    ]
