@@ -28,8 +28,8 @@ class RunningGrammar:
         config = renderer.config
         if config.layout != "continuous":
             raise UserError(
-                f"legal decoding by letters needs the layout continuous, not {config.layout}: give the pieces that may "
-                "be written"
+                f"legal decoding by letters needs the layout continuous, not {config.layout}: use another decoding, "
+                "or, in Python, LegalConfig(pieces=...)"
             )
         self._renderer, self._height, self._width, self._pad = renderer, config.height, config.patch_width, config.pad
         letters = draw_letters(renderer, alphabet)

@@ -10,7 +10,7 @@ multiplied by the ratio of their mean absolute values, so that a strength of 1 m
 
 Published are one draw of places for all strips (`draw_shared_fakes`) and the chances of paper themselves as the fake
 ("soft"). Ours is a draw for each strip among the places that it has, a function of the strip's seed alone. Left out are
-rollouts and noise on real patches.
+rollouts; noise on real patches is the caller's.
 
 Source: PIXAR, arXiv:2401.03321; specs/pixar.md, section 4.
 """

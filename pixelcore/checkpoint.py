@@ -252,7 +252,7 @@ def check_file(folder: Path, manifest: Mapping[str, dict], name: str) -> Path:
     """The path of a checkpoint's file; raises UserError if it is missing or its bytes are not the manifest's."""
     path = folder / name
     if name not in manifest["files"] or not path.exists():
-        raise UserError(f"{path}: missing from the checkpoint; use another checkpoint of the run")
+        raise UserError(f"{path}: missing from the checkpoint; start from another checkpoint of the run, --init")
     if sha256_of_file(path) != manifest["files"][name]:
         raise UserError(f"{path}: damaged: SHA-256 differs from the manifest's; use another checkpoint of the run")
     return path

@@ -220,6 +220,15 @@ def test_run_from_a_model_keeps_its_architecture_and_weights(text: Path, finishe
     assert read_stored(tmp_path / "a").config == read_stored(finished).config, "no mixture of it"
 
 
+def test_a_preset_of_stage_1_is_not_made_stage_2_by_a_flag(
+    text: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = ["--init", str(finished), "--set", "objective.kind=adversarial"]
+    assert run(text, tmp_path / "a", *flags) == 2
+    assert "asks for other tables than the preset has: take a preset" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
 def test_context_of_a_model_grows_with_its_rows(text: Path, finished: Path, tmp_path: Path):
     assert run(text, tmp_path / "a", "--init", str(finished), "--steps", "1", data__row_patches=40) == 0
     stored, begun = read_stored(finished).config, read_stored(tmp_path / "a").config
