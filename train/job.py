@@ -100,17 +100,17 @@ def read_settings(text: str, overrides: Sequence[str], where: str) -> Settings:
     the objective trains."""
     record, tables = SETTINGS[_objective_of(text)]
     values: dict[str, Any] = presets.read(text, tables, overrides, where)
-    if SETTINGS[values["objective"].kind][0] is not record:
-        raise UserError(
-            f"{where}: --set objective.kind={values['objective'].kind} asks for other tables than the preset has: take "
-            "a preset of that objective"
-        )
     settings = record(**values)
     wanted = MODEL_OF_OBJECTIVE[settings.objective.kind]
     if settings.model.kind != wanted:
         raise UserError(
             f"{where}: objective.kind = {settings.objective.kind!r} trains a model of kind {wanted!r}, and model.kind "
             f"= {settings.model.kind!r}: take a preset of that kind"
+        )
+    if SETTINGS[settings.objective.kind][0] is not record:
+        raise UserError(
+            f"{where}: --set objective.kind={settings.objective.kind} asks for other tables than the preset has: take "
+            "a preset of that objective"
         )
     return settings
 

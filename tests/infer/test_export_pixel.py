@@ -116,7 +116,7 @@ def test_a_model_that_writes_strips_goes_into_each_of_its_formats(shared, comman
 )
 def test_a_model_that_writes_strips_is_refused_by_commands_for_others(shared, refused, words):
     line = refused(words[0], "--model", shared / "golden" / "pixar_binary", *words[1:])
-    assert "a pixar model; it foretells patches, which no command here asks for yet: use inspect or export" in line
+    assert "a pixar model; it writes strips patch by patch: use continue, or evaluate by one of its benchmarks" in line
 
 
 def test_inspect_shows_dead_tensors_and_an_open_question(shared, command):
