@@ -1,0 +1,1 @@
+"""The workshop in which every kernel is checked, inspected and timed, by the same rules."""
