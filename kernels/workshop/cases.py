@@ -98,6 +98,6 @@ class Kernel(Protocol):
     cost: Callable[[Case, int], Cost]
 
 
-def wide(x: Tensor) -> tl.dtype:
+def wide(x: Tensor) -> Any:
     """The dtype of statistics and sums: fp32, or fp64 for fp64, so that gradients can be checked numerically."""
     return tl.float64 if x.dtype == torch.float64 else tl.float32
