@@ -3,14 +3,14 @@ them, what both sides lose, and how hard the discriminator may push.
 
 Likelihood makes a model hedge: where two words are equally likely, it paints both. A discriminator is shown single
 predictions, each behind the real patches that it was made from, and the model is rewarded where they pass for real.
-A fake is a prediction one step ahead of real text; nothing that was written is ever fed back.
+A fake is a prediction one step ahead of real text; nothing that was written is fed back.
 
 How hard that pushes is measured where both gradients meet, at the model's last linear map: the adversarial loss is
 multiplied by the ratio of their mean absolute values, so that a strength of 1 means equal shares (`balance`).
 
 Published are one draw of places for all strips (`draw_shared_fakes`) and the chances of paper themselves as the fake
-("soft"). Ours is a draw for each strip among the places that it has, a function of the strip's seed alone. Left out are
-rollouts; noise on real patches is the caller's.
+("soft"). Ours is a draw for each strip among the places that it has, a function of the strip's seed alone. Fakes of
+several steps are in `rollout.py`; noise on real patches is the caller's.
 
 Source: PIXAR, arXiv:2401.03321; specs/pixar.md, section 4.
 """

@@ -154,6 +154,7 @@ class AdversarialConfig(NextPatchConfig):
     of each pixel, or "straight-through", its decision, with the gradient of the chance. draw: which are judged: "strip"
     draws among the patches of each strip; "batch" draws places once for a whole step, as published.
     real_noise: by how much, at most, a pixel of a real patch is moved towards its opposite before it is judged.
+    rollout: steps of the model's own up to the one that is judged; 1, behind real patches alone, as published.
     hot_layers: the last layers alone learn, and the head; 0: everything does. Source: specs/pixar.md, section 4.
     """
 
@@ -166,6 +167,7 @@ class AdversarialConfig(NextPatchConfig):
     fakes: str = "soft"
     draw: str = "strip"
     real_noise: float = 0.0
+    rollout: int = 1
     hot_layers: int = 0
 
     def __post_init__(self) -> None:
@@ -181,6 +183,11 @@ class AdversarialConfig(NextPatchConfig):
         )
         _require(self.draw in ("strip", "batch"), f'draw = {self.draw!r} must be "strip" or "batch"')
         _require(0 <= self.real_noise <= 1, f"real_noise = {self.real_noise} must lie between 0 and 1")
+        _require(1 <= self.rollout <= 8, f"rollout = {self.rollout} must be from 1 to 8")
+        _require(
+            self.rollout == 1 or self.draw == "strip",
+            f'rollout = {self.rollout} with draw = "batch": steps of the model\'s own need draw = "strip"',
+        )
         _require(self.hot_layers >= 0, f"hot_layers = {self.hot_layers} must not be negative")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pixelcore.adversarial import FakePlaces, draw_fakes, draw_shared_fakes
 from pixelcore.masking import mix_seed
+from pixelcore.rollout import spaced
 from train.config import AdversarialSettings
 from train.data.strips.patch_batches import PatchBatches, PatchMicroBatch
 
@@ -45,6 +46,7 @@ def plan_fakes(settings: AdversarialSettings, batches: PatchBatches, step: int) 
             places.append(draw_shared_fakes(rows.length_B, config.fakes_per_strip, settings.data.row_patches, shared))
         else:
             seeds_B = mix_seed(seed, rows.position_B)
-            places.append(draw_fakes(rows.length_B, settings.model.start_vector, config.fakes_per_strip, seeds_B))
+            drawn = draw_fakes(rows.length_B, settings.model.start_vector, config.fakes_per_strip, seeds_B)
+            places.append(spaced(drawn, config.rollout))
     num_targets = batches.num_targets(step)
     return FakeStep(int(rows.position_B[0]), num_targets, int(rows.length_B.sum()), places[0], places[1])

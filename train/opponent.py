@@ -34,6 +34,7 @@ from pixelcore.models.pixar import Pixar, PixarOutput
 from pixelcore.models.pixar_trunk import PixarTrunk
 from pixelcore.next_patches import NextPatches, arrange_next
 from pixelcore.ops import Ops
+from pixelcore.rollout import beside, roll_out
 from train.config import AdversarialConfig, AdversarialSettings, PatchDiscriminatorConfig
 from train.data.strips.patch_batches import PatchBatches, PatchMicroBatch
 from train.distributed import Ranks
@@ -64,9 +65,11 @@ class Round:
 @dataclass(frozen=True)
 class _Lesson:
     """What the discriminator learns from a micro-batch: pixels [P, A] of real strips of these lengths, and fakes
-    [F, A] with their places. positions: of the strips in the order of the run."""
+    [F, A] with their places. behind: [P, A], the strips that the fakes stand in. positions: of the strips in the order
+    of the run."""
 
     pixels: Tensor
+    behind: Tensor
     lengths: tuple[int, ...]
     positions: tuple[int, ...]
     fakes: Tensor
@@ -142,24 +145,36 @@ class Opponent:
         if self.config.draw == "batch":  # what would follow the end patch is judged too
             lengths = list(batch.lengths)
             patches = arrange_next(patches.pixels, lengths, start, real=lengths, device=patches.pixels.device)
+        places = self._step.part(self._step.for_generator, batch)
+        behind_PA, standing = batch.patches.pixels, places  # the strips that fakes stand in, and where among the rows
+        if self.config.rollout > 1:
+            behind_PA = roll_out(self.generator, behind_PA, batch.lengths, places, self.config.rollout)
+            patches = beside(batch.patches.pixels, behind_PA, batch.lengths, start)
+            standing = replace(places, strips=places.strips + len(batch.lengths))
         out, weight = self._predict(patches)
         assert out.loss is not None
         gradients[0] += autograd.grad(out.loss, weight, retain_graph=True)[0]
 
-        places = self._step.part(self._step.for_generator, batch)
-        rows_F = places.rows(patches.packed.lengths, start)
+        rows_F = standing.rows(patches.packed.lengths, start)
         fakes_FA = fake_patches(out, rows_F, how, places.draws)
-        answers_F2 = self.model.of_fakes(patches.pixels, batch.lengths, fakes_FA, places)
+        answers_F2 = self.model.of_fakes(behind_PA, batch.lengths, fakes_FA, places)
         adversarial, _ = adversarial_loss(answers_F2, True, self._one_over(len(self._step.for_generator)))
         (pull_FA,) = autograd.grad(adversarial, fakes_FA)
         gradients[1] += autograd.grad(fakes_FA, weight, pull_FA, retain_graph=True)[0]
         self._in_step[0] += adversarial.detach()
 
+        played = Round(patches, batch.count, how, rows_F, places.draws, pull_FA)
+
         learned = self._step.part(self._step.for_discriminator, batch)
         with torch.no_grad():
+            if self.config.rollout > 1:
+                behind_PA = roll_out(self.generator, batch.patches.pixels, batch.lengths, learned, self.config.rollout)
+                patches = arrange_next(behind_PA, batch.lengths, start, real=batch.lengths, device=behind_PA.device)
+                out = self.generator(patches)
             shown_FA = fake_patches(out, learned.rows(patches.packed.lengths, start), how, learned.draws)
-        self._lessons.append(_Lesson(patches.pixels, batch.lengths, batch.positions, shown_FA, learned))
-        return Round(patches, batch.count, how, rows_F, places.draws, pull_FA)
+        pixels_PA = batch.patches.pixels
+        self._lessons.append(_Lesson(pixels_PA, behind_PA, batch.lengths, batch.positions, shown_FA, learned))
+        return played
 
     def _predict(self, patches: NextPatches) -> tuple[PixarOutput, Tensor]:
         """What the generator says, with a graph that reaches its last layer and no further; and that layer's weight."""
@@ -178,7 +193,7 @@ class Opponent:
         real_scale = self._one_over(self._step.num_reals)
         fake_scale = self._one_over(len(self._step.for_discriminator))
         for lesson in self._lessons:
-            reals_P2, fakes_F2 = self.model(self._noised(lesson), lesson.lengths, lesson.fakes, lesson.places)
+            reals_P2, fakes_F2 = self._answers(lesson)
             real, _ = adversarial_loss(reals_P2, True, real_scale)
             fake, _ = adversarial_loss(fakes_F2, False, fake_scale)
             ((real + fake) / 2).backward()
@@ -194,6 +209,13 @@ class Opponent:
         self.strength = strength_at(self.config, step)
         self.sums[:5] += self._in_step
         self.sums[5] += 1
+
+    def _answers(self, lesson: _Lesson) -> tuple[Tensor, Tensor]:
+        """[P, 2] and [F, 2], of real patches and of fakes: one pass where both stand in the same strips."""
+        if self.config.rollout == 1:
+            return self.model(self._noised(lesson), lesson.lengths, lesson.fakes, lesson.places)
+        reals_P2 = self.model.of_reals(self._noised(lesson), lesson.lengths)
+        return reals_P2, self.model.of_fakes(lesson.behind, lesson.lengths, lesson.fakes, lesson.places)
 
     def _noised(self, lesson: _Lesson) -> Tensor:
         """The real patches, each pixel moved towards its opposite by a part of objective.real_noise that is drawn: soft

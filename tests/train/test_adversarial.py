@@ -44,6 +44,7 @@ __all__ = ["begun"]
 
 SLOW = pytest.mark.slow
 PUBLISHED = {"objective__lag": 1, "objective__draw": "batch"}
+ROLLED = {"objective__rollout": 3}
 
 
 @pytest.fixture
@@ -85,7 +86,8 @@ def gradients_apart(job: Job, opponent: Opponent, rounds: list[Round]) -> list[d
             )
             first += len(batch.lengths)
             fakes_FA = fake_patches(out, each.rows, each.fakes, places.draws)
-            answers_F2 = opponent.model.of_fakes(each.patches.pixels, batch.lengths, fakes_FA, places)
+            behind_PA = each.patches.pixels[-sum(batch.lengths) :]  # with a rollout, of copies behind the real strips
+            answers_F2 = opponent.model.of_fakes(behind_PA, batch.lengths, fakes_FA, places)
             adversarial_loss(answers_F2, True, torch.tensor(1 / len(step.for_generator)))[0].backward()
         named = model.named_parameters()  # the scores of a mixture get nothing from a drawn component
         found.append({name: torch.zeros_like(one) if one.grad is None else one.grad.clone() for name, one in named})
@@ -99,8 +101,8 @@ def gradients_apart(job: Job, opponent: Opponent, rounds: list[Round]) -> list[d
 
 @pytest.mark.parametrize(
     "rows, variant",
-    [(5, {}), (3, {}), pytest.param(2, PUBLISHED, marks=SLOW), pytest.param(3, PATCH, marks=SLOW)],
-    ids=["one micro-batch", "two", "three, published", "two, without context"],
+    [(5, {}), (3, ROLLED), pytest.param(2, PUBLISHED, marks=SLOW), pytest.param(3, PATCH, marks=SLOW)],
+    ids=["one micro-batch", "two, behind its own patches", "three, published", "two, without context"],
 )
 def test_balance_is_the_ratio_of_two_separate_backward_passes(rows: int, variant: dict[str, Any], job_of: Any):
     job, opponent = job_of(run__micro_batch_blocks=rows, **variant)
@@ -162,8 +164,12 @@ def test_without_strength_the_generator_takes_the_step_of_stage_one(text: Path, 
 
 @pytest.mark.parametrize(
     "rows, variant",
-    [(2, {}), pytest.param(1, PUBLISHED | {"objective__real_noise": 0.3}, marks=SLOW)],
-    ids=["two rows", "one row, published"],
+    [
+        (2, ROLLED),
+        pytest.param(2, {}, marks=SLOW),
+        pytest.param(1, PUBLISHED | {"objective__real_noise": 0.3}, marks=SLOW),
+    ],
+    ids=["two rows, behind its own patches", "two rows", "one row, published"],
 )
 def test_any_micro_batch_computes_the_same_duel(
     rows: int, variant: dict[str, Any], text: Path, begun: Path, tmp_path: Path
@@ -359,6 +365,8 @@ def test_run_that_never_saved_cannot_go_on(text: Path, begun: Path, tmp_path: Pa
         ({"objective__strength": -1.0}, "strength = -1.0 must not be negative"),
         ({"objective__strength_warmup_steps": -1}, "strength_warmup_steps = -1 must not be negative"),
         ({"objective__lag": 2}, "lag = 2 must be 0 or 1"),
+        ({"objective__rollout": 9}, "rollout = 9 must be from 1 to 8"),
+        ({"objective__rollout": 2, "objective__draw": "batch"}, 'rollout = 2 with draw = "batch"'),
         ({"objective__fakes": "hard"}, 'fakes = \'hard\' must be "soft" or "straight-through"'),
         ({"objective__draw": "row"}, 'draw = \'row\' must be "strip" or "batch"'),
         ({"objective__fakes_per_strip": 0}, "fakes_per_strip = 0 must be positive"),

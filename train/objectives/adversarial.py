@@ -89,7 +89,8 @@ def block_bytes(settings: AdversarialSettings, blocks: int, bytes_per_value: int
     """Estimated peak memory of a training step with micro-batches of so many full rows: two models, one of which is at
     work, at most with the fakes beside the real patches."""
     fakes = settings.objective.fakes_per_strip if isinstance(settings.discriminator, ContextDiscriminatorConfig) else 0
-    rows = blocks * (block_rows(settings) + 1 + fakes)
+    strips = 1 if settings.objective.rollout == 1 else 2  # copies stand beside them
+    rows = blocks * (strips * (block_rows(settings) + 1) + fakes)
     at_work = pixar_training_bytes(settings.model, rows, bytes_per_value=bytes_per_value, recompute=recompute)
     return at_work + pixar_training_bytes(settings.model, 0, bytes_per_value=bytes_per_value)
 
@@ -97,12 +98,15 @@ def block_bytes(settings: AdversarialSettings, blocks: int, bytes_per_value: int
 def step_flops(settings: AdversarialSettings) -> float:
     """Floating point operations of one optimizer step, were all its rows full. A forward pass is a third of a training
     pass: the generator has four of these thirds, the discriminator two for the pulls and three to learn; the one that
-    sees single patches is left out."""
-    generator = next_patch.step_flops(settings)
+    sees single patches is left out. With a rollout the generator reads copies of the strips as well, and once more for
+    each step of both lessons; the discriminator learns of reals and fakes apart."""
+    generator, steps = next_patch.step_flops(settings), settings.objective.rollout
+    thirds = 4 if steps == 1 else 7 + 2 * steps
     if not isinstance(settings.discriminator, ContextDiscriminatorConfig):
-        return generator * 4 / 3
+        return generator * thirds / 3
     rows = block_rows(settings)
-    return generator * (4 + 5 * (rows + settings.objective.fakes_per_strip) / rows) / 3
+    judged = 5 * (rows + settings.objective.fakes_per_strip) / rows
+    return generator * (thirds + judged + (0 if steps == 1 else 3)) / 3
 
 
 def loss(model: nn.Module, batch: Round, scale: Tensor, dropout_seed: Tensor | None) -> Loss:
