@@ -212,17 +212,21 @@ def resumed_job(folder: RunFolder, ranks: Ranks, ops_choice: str, steps: int | N
 
 
 def _check_heard(wanted: Settings, adopted: Settings, overrides: Sequence[str], init: Path) -> None:
-    """Raise UserError for an override of [render] that the renderer of the model takes the place of."""
+    """Raise UserError for an override of [model] or [render] that what --init holds takes the place of."""
     for override in overrides:
         table, _, key = override.partition("=")[0].strip().partition(".")
-        if table != "render":
+        if table not in ("model", "render"):
             continue
-        asked, found = (getattr(getattr(settings, table), key) for settings in (wanted, adopted))
-        if asked != found:
-            raise UserError(
-                f"--set {override}: the model of --init {init} has seen strips with render.{key} = {found!r}: leave it "
-                "out, or --set render.accept_changed=true"
-            )
+        name = key.partition(".")[0]
+        asked, found = (getattr(getattr(settings, table), name) for settings in (wanted, adopted))
+        if asked == found:
+            continue
+        if table == "model":
+            raise UserError(f"--set {override}: the model of --init {init} has model.{name} = {found!r}: leave it out")
+        raise UserError(
+            f"--set {override}: the model of --init {init} has seen strips with render.{key} = {found!r}: leave it "
+            "out, or --set render.accept_changed=true"
+        )
 
 
 def _has_adapters(settings: Settings) -> bool:

@@ -250,7 +250,7 @@ def test_error_of_raw_pixels_is_that_of_a_slow_formula(normalised: bool, channel
 
 def test_run_from_a_model_begins_with_all_of_its_weights(text: Path, finished: Path, tmp_path: Path):
     flags = ["--init", str(finished), "--steps", "1", "--seed", "5"]
-    assert run(text, tmp_path / "a", *flags, model__hidden_size=64, model__hidden_dropout=0.0) == 0
+    assert run(text, tmp_path / "a", *flags, model__hidden_dropout=0.0) == 0
     begun = load_file(tmp_path / "a" / "checkpoints" / "step_00000000" / "model.safetensors")
     assert begun.keys() == weights(finished).keys()
     assert all(torch.equal(tensor, begun[name]) for name, tensor in weights(finished).items())

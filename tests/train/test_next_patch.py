@@ -212,12 +212,20 @@ def test_words_that_occur_often_enough_are_legible():
 
 def test_run_from_a_model_keeps_its_architecture_and_weights(text: Path, finished: Path, tmp_path: Path):
     flags = ["--init", str(finished), "--steps", "1", "--seed", "5"]
-    changes = {"model__head": "mixture", "model__num_components": 4, "model__hidden_size": 64}
-    assert run(text, tmp_path / "a", *flags, **changes) == 0
+    assert run(text, tmp_path / "a", *flags) == 0
     begun = load_file(tmp_path / "a" / "checkpoints" / "step_00000000" / "model.safetensors")
     assert begun.keys() == weights(finished).keys()
     assert all(torch.equal(tensor, begun[name]) for name, tensor in weights(finished).items())
-    assert read_stored(tmp_path / "a").config == read_stored(finished).config, "no mixture of it"
+    assert read_stored(tmp_path / "a").config == read_stored(finished).config, "and not the preset's"
+
+
+def test_another_architecture_than_that_of_the_model_is_refused(
+    text: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(text, tmp_path / "a", "--init", str(finished), "--steps", "1", model__hidden_size=64) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--set model.hidden_size=64: the model of --init" in line and "model.hidden_size = 16: leave it out" in line
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_preset_of_stage_1_is_not_made_stage_2_by_a_flag(

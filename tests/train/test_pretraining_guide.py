@@ -82,8 +82,9 @@ def replaced(words: list[str]) -> list[str]:
         return words
     place = words.index("--preset")
     pixels = words[place + 1].startswith("pixel-")
-    # room for the texts of the guide, which are longer than the rows
-    small = tiny_pixels(Path("unused"), model__num_patches=36) if pixels else tiny(Path("unused"))
+    begun = "--init" in words
+    room = {} if begun else {"model__num_patches": 36}  # for the texts of the guide, which are longer than the rows
+    small = tiny_pixels(Path("unused"), begun, **room) if pixels else tiny(Path("unused"))
     flags = without_data(small)
     steps = [] if {"prepare", "verify", "--steps"} & set(words) else ["--steps", "2"]
     return [*words[:place], *flags, *steps, *words[place + 2 :]]

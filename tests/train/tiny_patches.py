@@ -22,11 +22,14 @@ TINY = {
 }
 
 
-def tiny_patches(data: Path, **changes: Any) -> list[str]:
-    """Flags of a tiny run on a text; changes: fields, with `__` for the dot."""
-    fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+def tiny_patches(data: Path, begun: bool = False, **changes: Any) -> list[str]:
+    """Flags of a tiny run on a text; changes: fields, with `__` for the dot. begun: the architecture is that of a model
+    which --init names, so none is asked for."""
+    fields = {name: value for name, value in TINY.items() if not (begun and name.startswith("model."))}
+    fields |= {name.replace("__", "."): value for name, value in changes.items()}
     return ["--preset", "pixar-smoke", "--data", str(data), *overrides(fields)]
 
 
 def run(data: Path, out: Path, *flags: str, **changes: Any) -> int:
-    return main([*tiny_patches(data, **changes), "--device", "cpu", "--out", str(out), *flags])
+    begun = "--init" in flags
+    return main([*tiny_patches(data, begun, **changes), "--device", "cpu", "--out", str(out), *flags])

@@ -29,14 +29,17 @@ TINY = {
 LOOKING = {"eval__read_rows": 4, "eval__picture_rows": 2}  # at held-out rows, as the preset does
 
 
-def tiny_pixels(data: Path, **changes: Any) -> list[str]:
-    """Flags of a tiny run on a text; changes: fields, with `__` for the dot."""
-    fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+def tiny_pixels(data: Path, begun: bool = False, **changes: Any) -> list[str]:
+    """Flags of a tiny run on a text; changes: fields, with `__` for the dot. begun: the architecture is that of a model
+    which --init names, so none is asked for."""
+    fields = {name: value for name, value in TINY.items() if not (begun and name.startswith("model."))}
+    fields |= {name.replace("__", "."): value for name, value in changes.items()}
     return ["--preset", "pixel-smoke", "--data", str(data), *overrides(fields)]
 
 
 def run(data: Path, out: Path, *flags: str, **changes: Any) -> int:
-    return main([*tiny_pixels(data, **changes), "--device", "cpu", "--out", str(out), *flags])
+    begun = "--init" in flags
+    return main([*tiny_pixels(data, begun, **changes), "--device", "cpu", "--out", str(out), *flags])
 
 
 def resume(path: Path, *flags: str) -> int:
