@@ -17,9 +17,9 @@ from train.job import read_settings
 PUBLISHED = {"pixar-85m": 85_150_464, "pixar-113m": 113_462_016}
 OURS = {
     "pixar-smoke": 28_864,
-    "pixar-tiny": 1_820_544,
+    "pixar-tiny": 2_588_544,
     "pixar-novels": 2_588_544,
-    "pixar-multilingual": 113_659_392,
+    "pixar-multilingual": 119_778_816,
     "pixar-350m": 346_343_424,
     "pixar-760m": 764_881_920,
     "pixar-1.5b": 1_497_993_216,
