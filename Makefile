@@ -7,10 +7,11 @@ PIP_ARGS ?=
 WORKERS ?= 2
 
 RUN := .venv/bin/python
+OLDEST_TRITON := .venv/triton-3.6.0
 STAMP := .venv/.installed
 PROMPT := The following
 
-.PHONY: demo test test-slow check coverage clean
+.PHONY: demo test test-slow check coverage inspect clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -45,6 +46,18 @@ check: $(STAMP)
 
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --cov --cov-report=term-missing
+
+# What the compiler makes of the kernels, for every architecture; by the tested Triton, and by the oldest that may work,
+# which lies in a folder of its own before the other on the path. No GPU is needed.
+inspect: $(STAMP) $(OLDEST_TRITON)/.installed
+	@export OMP_NUM_THREADS=1; status=0; \
+	$(RUN) -m kernels inspect || status=1; \
+	PYTHONPATH=$(CURDIR)/$(OLDEST_TRITON) $(RUN) -m kernels inspect || status=1; exit $$status
+
+$(OLDEST_TRITON)/.installed: | $(STAMP)
+	$(RUN) -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps --upgrade --target $(@D) \
+	    triton==$(subst .venv/triton-,,$(OLDEST_TRITON))
+	@touch $@
 
 # Leaves runs/ alone: they are yours.
 clean:

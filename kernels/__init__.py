@@ -1,8 +1,12 @@
 """Hand-written kernels behind the functions of `pixelcore.ops`, and the choice between them.
 
-No fused kernel is built yet: `choose_ops` gives the reference everywhere and refuses a request for fused ones, rather
-than quietly running something else under that name.
+`choose_ops` gives the reference unless fused operations are asked for by name. Nothing has been measured on a GPU yet,
+so "auto" is the reference everywhere; it becomes the fused record on CUDA devices when there it is proven to be right
+and faster. A request for fused operations that cannot run is refused with the remedy, and never answered by something
+else. Triton is imported with the fused record and not before.
 """
+
+from importlib.util import find_spec
 
 import torch
 
@@ -11,12 +15,29 @@ from pixelcore.ops import REFERENCE, Ops
 
 
 def choose_ops(device: torch.device | str, choice: str = "auto") -> Ops:
-    """The operations to run on a device. choice: "auto" (the fastest that is built for it), "reference", "fused".
+    """The operations to run on a device. choice: "auto" (for now the reference), "reference", "fused".
 
     Raises UserError where fused operations are asked for and cannot run.
     """
     if choice in ("auto", "reference"):
         return REFERENCE
     if choice == "fused":
-        raise UserError(f"--ops fused: there are no fused kernels for device {device} yet; use --ops reference or auto")
+        return _fused(torch.device(device))
     raise UserError(f"--ops {choice}: unknown; choose auto, reference or fused")
+
+
+def _fused(device: torch.device) -> Ops:
+    if find_spec("triton") is None:
+        raise UserError("--ops fused: the kernels are written in Triton, which is not installed; use --ops reference")
+    from kernels.launch import INTERPRETED
+
+    if device.type == "cuda" and INTERPRETED:
+        raise UserError(f"--ops fused: TRITON_INTERPRET is set, which runs kernels on the CPU; unset it for {device}")
+    if device.type != "cuda" and not (device.type == "cpu" and INTERPRETED):
+        raise UserError(
+            f"--ops fused: kernels run on CUDA devices and not on {device}; use --ops reference, or look at them on a "
+            "CPU, slowly, with TRITON_INTERPRET=1"
+        )
+    from kernels.record import fused_record
+
+    return fused_record()

@@ -23,14 +23,14 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.arguments import check, rows
-from kernels.launch import Launch, choose, launch
+from kernels.launch import Launch, cdiv, choose, launch
 from kernels.register import register
 from kernels.workshop.cases import Case, Cost, Draw, wide
 from pixelcore import ops
 
 reference = ops.glu
 
-DEFAULT = Launch({"ROWS": 1, "COLUMNS": 1024}, num_warps=4)
+DEFAULT = Launch({"ROWS": 2, "COLUMNS": 1024}, num_warps=4)
 INTERPRETED = Launch({"ROWS": 64, "COLUMNS": 1024})
 
 
@@ -105,7 +105,7 @@ def _fake_backward(dy_NF: Tensor, gate_up_NF: Tensor) -> Tensor:
 
 
 def _grid(num_rows: int, columns: int, how: Launch) -> tuple[int, int]:
-    return triton.cdiv(num_rows, how.tiles["ROWS"]), triton.cdiv(columns, how.tiles["COLUMNS"])
+    return cdiv(num_rows, how.tiles["ROWS"]), cdiv(columns, how.tiles["COLUMNS"])
 
 
 _forward = register(__name__, "forward", "(Tensor gate_up) -> Tensor", _run_forward, _fake_forward)

@@ -49,19 +49,34 @@ class Recorded:
     how: Launch
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What `launches.toml` says of an op on a device, in a dtype, in a bucket of sizes."""
+
+    op: str
+    device: str
+    dtype: str
+    sizes: Mapping[str, int]
+    how: Launch
+
+
 _recording: list[Recorded] | None = None
+_recorded_for: str | None = None
 
 
 @contextmanager
-def recorded() -> Iterator[list[Recorded]]:
-    """Collect the launches of the block instead of making them; results are left unwritten."""
-    global _recording
+def recorded(device: str | None = None) -> Iterator[list[Recorded]]:
+    """Collect the launches of the block instead of making them; results are left unwritten.
+
+    device: the name of a GPU, to record what was measured on it where anything was, and the defaults otherwise.
+    """
+    global _recording, _recorded_for
     assert _recording is None, "recordings do not nest"
-    _recording = []
+    _recording, _recorded_for = [], device
     try:
         yield _recording
     finally:
-        _recording = None
+        _recording = _recorded_for = None
 
 
 def is_recording() -> bool:
@@ -96,11 +111,18 @@ def choose(op: str, x: torch.Tensor, default: Launch, interpreted: Launch, **siz
     interpreted: for the interpreter, to which a program costs milliseconds whatever its size: large tiles, few
     programs, and still more than one of them for the cases that are checked.
     """
-    if x.device.type == "cpu":
-        return default if is_recording() else interpreted
-    buckets = tuple(sorted((name, triton.next_power_of_2(size)) for name, size in sizes.items()))  # pragma: gpu
-    dtype = str(x.dtype).removeprefix("torch.")  # pragma: gpu
+    if x.device.type == "cpu" and not is_recording():
+        return interpreted
+    buckets = tuple(sorted((name, int(triton.next_power_of_2(size))) for name, size in sizes.items()))
+    dtype = str(x.dtype).removeprefix("torch.")
+    if is_recording():
+        return _find(op, _recorded_for, dtype, buckets) or default
     return measured(op, torch.cuda.get_device_name(x.device), dtype, buckets) or default  # pragma: gpu
+
+
+def cdiv(number: int, size: int) -> int:
+    """How many pieces of this size hold so many."""
+    return -(-number // size)
 
 
 def num_processors(device: torch.device) -> int:
@@ -113,15 +135,24 @@ def num_processors(device: torch.device) -> int:
 @cache
 def measured(op: str, device: str, dtype: str, buckets: tuple[tuple[str, int], ...]) -> Launch | None:
     """The entry of `launches.toml`, or None and one line of the log."""
-    for entry in _table():
-        if (entry["op"], entry["device"], entry["dtype"]) == (op, device, dtype) and entry["sizes"] == dict(buckets):
-            return Launch(entry["tiles"], entry["num_warps"], entry["num_stages"])
+    found = _find(op, device, dtype, buckets)
+    if found:
+        return found
     sizes = ", ".join(f"{name} {size}" for name, size in buckets)
     _log.warning("%s on %s, %s, %s: not measured, running with the default launch", op, device, dtype, sizes)
     return None
 
 
+def _find(op: str, device: str | None, dtype: str, buckets: tuple[tuple[str, int], ...]) -> Launch | None:
+    wanted = (op, device, dtype, dict(buckets))
+    return next((x.how for x in entries() if (x.op, x.device, x.dtype, x.sizes) == wanted), None)
+
+
 @cache
-def _table() -> list[dict[str, Any]]:
+def entries() -> tuple[Entry, ...]:
+    """Everything in `launches.toml`."""
     text = (Path(__file__).parent / "launches.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text).get("launch", [])
+    return tuple(
+        Entry(x["op"], x["device"], x["dtype"], x["sizes"], Launch(x["tiles"], x["num_warps"], x["num_stages"]))
+        for x in tomllib.loads(text).get("launch", [])
+    )

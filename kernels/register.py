@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 _LIBRARY = torch.library.Library("pixelcore", "FRAGMENT")  # its operations live as long as this object
+REGISTERED: list[str] = []  # names of all operations of the kernels that were imported
 
 
 def register(module: str, name: str, signature: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -29,4 +30,5 @@ def register(module: str, name: str, signature: str, run: Callable[..., Any], fa
     for key in ("CUDA", "CPU"):
         _LIBRARY.impl(qualified, run, key)
     torch.library.register_fake(f"pixelcore::{qualified}", fake, lib=_LIBRARY)
+    REGISTERED.append(f"pixelcore::{qualified}")
     return getattr(torch.ops.pixelcore, qualified).default

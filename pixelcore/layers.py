@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pixelcore.config import LoRAConfig
 from pixelcore.dropout_bits import Drop
 from pixelcore.ops import Ops
+from pixelcore.shadows import cast
 
 _FEW_ROWS = 4  # up to here the other order of the product was faster on a CPU (docs/experiments.md)
 
@@ -44,7 +45,8 @@ class PackedLinear(nn.Module):
         x_ND = x_ND if drop is None else ops.dropout(x_ND, drop)
 
         def change(adapter: Adapter) -> Tensor:
-            return F.linear(F.linear(x_ND, adapter.down.to(x_ND.dtype)), adapter.up.to(x_ND.dtype)) * self.lora_scale
+            down_RD, up_OR = (cast(weight, x_ND.dtype) for weight in (adapter.down, adapter.up))
+            return F.linear(F.linear(x_ND, down_RD), up_OR) * self.lora_scale
 
         return y_NO + _stacked(self, change, y_NO)
 
@@ -87,7 +89,7 @@ class Linear(nn.Module):
 
 def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x W^T + b in the dtype of x. Every product of a model with a whole weight goes through here."""
-    weight_OD = weight_OD.to(x_ND.dtype)
+    weight_OD = cast(weight_OD, x_ND.dtype)
     if bias_O is not None:
         return F.linear(x_ND, weight_OD, bias_O.to(x_ND.dtype))
     num_rows = x_ND.shape[0]
@@ -103,7 +105,7 @@ def linear(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Ten
 def grouped_linear(x_ND: Tensor, weight_EOD: Tensor, ends_E: Tensor) -> Tensor:
     """y[row] = weight[expert of row] x[row] for rows sorted by expert: PyTorch's grouped product where its rules on
     alignment allow (rows of 16 bytes), else one product for each expert that has rows."""
-    weight_EOD = weight_EOD.to(x_ND.dtype)
+    weight_EOD = cast(weight_EOD, x_ND.dtype)
     per_16_bytes = 16 // x_ND.element_size()
     aligned = weight_EOD.shape[1] % per_16_bytes == 0 and weight_EOD.shape[2] % per_16_bytes == 0
     # on a GPU the grouped kernel is for bf16 alone

@@ -135,14 +135,25 @@ def adamw_formula(
 
 
 def add_norm(
-    x_ND: Tensor, delta_ND: Tensor | None, weight_D: Tensor, bias_D: Tensor | None, eps: float, drop: Drop | None = None
+    x_ND: Tensor,
+    delta_ND: Tensor | None,
+    weight_D: Tensor,
+    bias_D: Tensor | None,
+    eps: float,
+    drop: Drop | None = None,
+    delta_bias_D: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Add a branch to the residual stream and normalise the sum: (x + dropout(delta), norm of it).
+    """Add a branch to the residual stream and normalise the sum: (x + dropout(delta + delta_bias), norm of it).
 
-    LayerNorm with a bias, RMSNorm without. delta None: x passes unchanged.
+    LayerNorm with a bias, RMSNorm without. delta None: x passes unchanged. delta_bias is that of the linear map that
+    delta comes from: its gradient is a column sum of what this pass writes anyway.
     """
     if delta_ND is not None:
+        if delta_bias_D is not None:
+            delta_ND = delta_ND + delta_bias_D.to(delta_ND.dtype)
         x_ND = x_ND + (delta_ND if drop is None else dropout(delta_ND, drop))
+    else:
+        assert delta_bias_D is None, "a bias of no branch"
     wide = x_ND.to(_statistics(x_ND))
     if bias_D is None:
         normed = F.rms_norm(wide, weight_D.shape, weight_D.to(wide.dtype), eps)
@@ -240,14 +251,18 @@ def dropout(x_NF: Tensor, drop: Drop) -> Tensor:
     return x_NF * keep_features(drop, x_NF.shape[-1]).to(x_NF.dtype) / (1 - drop.p)
 
 
-def cross_entropy(logits_NV: Tensor, targets_N: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of scale * -log softmax(logits)[target] over the rows whose target is not `IGNORED`, and their number.
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor, scale: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Sum of scale * (-log softmax(logits)[target] + z_loss * lse^2) over the rows whose target is not `IGNORED`, and
+    their number.
 
     scale: a scalar on the device, 1 / (targets of the whole step). It is known before the forward pass, so a kernel can
     write the gradient while it reads the logits; and the sums of all micro-batches and ranks add up to the mean.
+    z_loss: keeps lse, the log-sum-exp of a row, near 0, of which the likelihood does not depend (arXiv:2204.02311).
     """
     wide = logits_NV.to(_statistics(logits_NV))
     total = F.cross_entropy(wide, targets_N, ignore_index=IGNORED, reduction="sum")
+    if z_loss:
+        total = total + z_loss * wide.logsumexp(1).square().where(targets_N != IGNORED, 0).sum()
     return total * scale, (targets_N != IGNORED).sum()
 
 
@@ -255,27 +270,39 @@ def patch_embed(
     pixels_PA: Tensor,
     rows_N: Tensor,
     weight_DA: Tensor,
-    bias_D: Tensor,
-    cls_D: Tensor,
-    table_LD: Tensor,
-    places_N: Tensor,
+    bias_D: Tensor | None,
+    cls_D: Tensor | None,
+    table_LD: Tensor | None,
+    places_N: Tensor | None,
+    signed: bool = False,
 ) -> Tensor:
     """Row n: the projection of patch rows_N[n], or the CLS vector where that is -1, plus row places_N[n] of the table.
 
-    pixels: in [0, 1], or uint8 that means value / 255. The result has the dtype of the weight, in which the product
-    runs: a uint8 value is exact in every dtype, so it is scaled after the product and never rounded before it.
+    pixels: in [0, 1], or uint8 that means value / 255, eight pixels a byte where a patch is that short (`_unpacked`).
+    signed: pixels p enter as 2 p - 1. bias, cls (every row is then a patch) and table, with its places, may be None.
+
+    The result has the dtype of the weight, in which the product runs: a whole number from -255 to 255 is exact in every
+    dtype where it is a byte, or 2 v - 255 of one, so it is scaled after the product and never rounded before it.
     """
-    wide = _statistics(weight_DA)
-    product_ND = F.linear(pixels_PA[rows_N.clamp_min(0)].to(weight_DA.dtype), weight_DA).to(wide)
-    if pixels_PA.dtype == torch.uint8:
-        product_ND = product_ND / 255
-    embedded_ND = torch.where(rows_N[:, None] < 0, cls_D.to(wide), product_ND + bias_D.to(wide))
-    return (embedded_ND + table_LD.to(wide)[places_N]).to(weight_DA.dtype)
+    wide, num_values, is_whole = _statistics(weight_DA), weight_DA.shape[1], pixels_PA.dtype == torch.uint8
+    values_NA = _unpacked(pixels_PA[rows_N.clamp_min(0)], num_values)
+    if signed:
+        values_NA = values_NA.to(torch.int16) * 2 - 255 if is_whole else values_NA * 2 - 1
+    row_ND = F.linear(values_NA.to(weight_DA.dtype), weight_DA).to(wide)
+    if is_whole:
+        row_ND = row_ND / 255
+    if bias_D is not None:
+        row_ND = row_ND + bias_D.to(wide)
+    if cls_D is not None:
+        row_ND = torch.where(rows_N[:, None] < 0, cls_D.to(wide), row_ND)
+    if table_LD is not None:
+        row_ND = row_ND + table_LD.to(wide)[places_N]
+    return row_ND.to(weight_DA.dtype)
 
 
 def unshuffle(kept_ND: Tensor, mask_token_D: Tensor, restore_R: Tensor, table_LD: Tensor, places_R: Tensor) -> Tensor:
     """Row r: row restore_R[r] of what was kept, or the mask token where that is -1, plus row places_R[r] of the
-    table."""
+    table. Each row that was kept is restored once."""
     hidden_R1 = restore_R[:, None] < 0
     rows_RD = torch.where(hidden_R1, mask_token_D.to(kept_ND.dtype), kept_ND[restore_R.clamp_min(0)])
     return rows_RD + table_LD.to(kept_ND.dtype)[places_R]
@@ -292,7 +319,7 @@ def pixel_mse(
     Source: specs/pixel.md, section 2.6.
     """
     wide = _statistics(prediction_MO)
-    target_MA = _targets(pixels_PA, scored_M, wide)
+    target_MA = _targets(pixels_PA, scored_M, wide, pixels_PA.shape[1])
     target_MO = target_MA.repeat_interleave(prediction_MO.shape[1] // pixels_PA.shape[1], dim=1)
     if normalise:
         centred_MO = target_MO - target_MO.mean(1, keepdim=True)  # by hand: var_mean warns where no patch is scored
@@ -306,12 +333,13 @@ def pixel_bce(logits_MA: Tensor, pixels_PA: Tensor, targets_M: Tensor, scale: Te
     """Sum over the predictions of scale * -log p(patch targets_M[m]) / A, and their number, where each pixel is paper
     with the chance sigmoid(logit) and independent of the others.
 
-    pixels: 1 or 255 for paper, 0 for ink; float in [0, 1], or uint8 that means value / 255. scale: a scalar on the
-    device, 1 / (targets of the whole step), or one of them for each prediction, [M]. The result counts in nats a pixel:
-    times A / ln 2 it is bits a patch. Source: specs/pixar.md, section 2.4.
+    pixels: 1 or 255 for paper, 0 for ink; float in [0, 1], or uint8 that means value / 255, or uint8 [P, A / 8] that
+    holds 8 pixels a byte, the first in the highest bit, 1 for paper (numpy.packbits). scale: a scalar on the device,
+    1 / (targets of the whole step), or one of them for each prediction, [M]. The result counts in nats a pixel: times
+    A / ln 2 it is bits a patch. Source: specs/pixar.md, section 2.4.
     """
     wide = _statistics(logits_MA)
-    target_MA = _targets(pixels_PA, targets_M, wide)
+    target_MA = _targets(pixels_PA, targets_M, wide, logits_MA.shape[1])
     nats_M = F.binary_cross_entropy_with_logits(logits_MA.to(wide), target_MA, reduction="none").mean(1)
     return (nats_M * scale).sum(), torch.full((), len(targets_M), device=targets_M.device)
 
@@ -322,16 +350,28 @@ def mixture_bce(
     """Like `pixel_bce` for a mixture: p(patch) = sum over z of softmax(scores)[z] * product over its pixels of the
     chance by logits[z]. One component is drawn for a whole patch, so its pixels depend on each other."""
     wide = _statistics(logits_MZA)
-    target_MZA = _targets(pixels_PA, targets_M, wide)[:, None].expand(logits_MZA.shape)
+    target_MZA = _targets(pixels_PA, targets_M, wide, logits_MZA.shape[2])[:, None].expand(logits_MZA.shape)
     log_MZ = -F.binary_cross_entropy_with_logits(logits_MZA.to(wide), target_MZA, reduction="none").sum(2)
     nats_M = -(scores_MZ.to(wide).log_softmax(1) + log_MZ).logsumexp(1) / logits_MZA.shape[2]
     return (nats_M * scale).sum(), torch.full((), len(targets_M), device=targets_M.device)
 
 
-def _targets(pixels_PA: Tensor, targets_M: Tensor, wide: torch.dtype) -> Tensor:
-    """Patches as what a loss compares with: in [0, 1], and wide."""
-    target_MA = pixels_PA[targets_M].to(wide)
+def _targets(pixels_PA: Tensor, targets_M: Tensor, wide: torch.dtype, num_values: int) -> Tensor:
+    """Patches as what a loss compares with: in [0, 1], wide, and of num_values values."""
+    target_MA = _unpacked(pixels_PA[targets_M], num_values).to(wide)
     return target_MA / 255 if pixels_PA.dtype == torch.uint8 else target_MA
+
+
+def _unpacked(pixels_PB: Tensor, num_values: int) -> Tensor:
+    """Patches of num_values values each, [.., num_values]: where a patch is num_values / 8 bytes its pixels are bits, 1
+    for paper, and become 0 and 255; other patches are returned as they are.
+
+    The first of eight pixels is the highest bit of its byte, as numpy.packbits writes it.
+    """
+    if pixels_PB.dtype != torch.uint8 or 8 * pixels_PB.shape[-1] != num_values:
+        return pixels_PB
+    place_8 = torch.arange(7, -1, -1, dtype=torch.uint8, device=pixels_PB.device)
+    return (pixels_PB[..., None] >> place_8 & 1).flatten(-2) * 255
 
 
 def decode_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, cache: LayerCache, scale: float) -> Tensor:
@@ -386,12 +426,14 @@ def adamw(
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
+    shadows: list[Tensor] | None = None,
 ) -> None:
-    """AdamW on lists of tensors, in place; the gradients too are left multiplied by clip. Parameters and moments stay
-    as they are where found_inf is 1.
+    """AdamW on lists of tensors, in place, with gradients multiplied by clip. Parameters and moments stay as they are
+    where found_inf is 1. What the gradients hold afterwards is not specified.
 
     step (counted from 1), learning_rate, clip and found_inf are fp32 scalars on the device, so that no update waits
-    for the host. `adamw_formula` is the specification; this is the library's fused kernel.
+    for the host. shadows: bf16 copies of the parameters, kept up with them. `adamw_formula` is the specification; this
+    is the library's fused kernel, which leaves gradients multiplied.
     """
     if not parameters:
         return
@@ -412,6 +454,9 @@ def adamw(
         grad_scale=clip.reciprocal(),  # the kernel divides by it
         found_inf=found_inf,
     )
+    if shadows is not None:
+        for shadow, parameter in zip(shadows, parameters, strict=True):
+            shadow.copy_(parameter)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import signal
 from collections import Counter, defaultdict
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch is imported; sums then have one order, here and in children
+# Before torch is imported: sums then have one order, here and in children.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before triton is imported: its interpreter then runs kernels on the CPU, here and in children.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import hypothesis
 import pytest

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 import presets
 from kernels import choose_ops
@@ -31,7 +32,7 @@ from pixelcore.config import DecoderConfig
 from pixelcore.errors import UserError
 from pixelcore.initialise import initialise
 from pixelcore.models import MODELS
-from pixelcore.ops import Ops
+from pixelcore.ops import REFERENCE, Ops
 from train.config import MODEL_OF_OBJECTIVE, SETTINGS, AdversarialSettings, Settings
 from train.distributed import Ranks, parallelise
 from train.objective import Batches, Corpus, Objective
@@ -284,10 +285,12 @@ def _assemble(
     model.recompute = run.recompute
     model.to(ranks.device)
     module = parallelise(model, ranks, run.parallel, model.compute_dtype)
+    # fused ops write them for nothing; sharded weights are cast before they are gathered (`parallelise`)
+    keeps_shadows = run.precision == "bf16" and ops is not REFERENCE and not isinstance(module, FSDPModule)
     batches, held_out = objective.deal(settings, corpus, ranks)
     opponent = None
     if isinstance(settings, AdversarialSettings):
-        opponent = Opponent(settings, model, batches, ranks, ops, opponent_weights)
+        opponent = Opponent(settings, model, batches, ranks, ops, opponent_weights, keeps_shadows)
     return Job(
         settings=settings,
         objective=objective,
@@ -299,7 +302,7 @@ def _assemble(
         held_out=held_out,
         model=model,
         module=module,
-        optimizer=AdamW(model, settings.optimizer, ops),
+        optimizer=AdamW(model, settings.optimizer, ops, keeps_shadows),
         step=0,
         state={},
         base=base,

@@ -82,7 +82,8 @@ def strength_at(config: AdversarialConfig, step: int) -> float:
 
 
 class Opponent:
-    """The discriminator of a run. weights: of a run that goes on; else it begins beside the generator as it is now."""
+    """The discriminator of a run. weights: of a run that goes on; else it begins beside the generator as it is now.
+    keeps_shadows: see `AdamW`."""
 
     def __init__(
         self,
@@ -92,6 +93,7 @@ class Opponent:
         ranks: Ranks,
         ops: Ops,
         weights: Mapping[str, Tensor] | None,
+        keeps_shadows: bool = False,
     ) -> None:
         self.settings, self.config = settings, settings.objective
         self.generator, self.batches, self.ranks = generator, batches, ranks
@@ -100,7 +102,7 @@ class Opponent:
             load_weights(self.model, weights, WEIGHTS)
         self.model.compute_dtype = generator.compute_dtype
         self.model.to(ranks.device)
-        self.optimizer = AdamW(self.model, settings.optimizer, ops)
+        self.optimizer = AdamW(self.model, settings.optimizer, ops, keeps_shadows)
         self.balance = torch.zeros((), device=ranks.device)  # of the newest step that is done
         # over the steps since the last report, this rank's share: adversarial loss, loss of reals and of fakes, shares
         # of reals and of fakes that are told right; and the steps

@@ -3,6 +3,9 @@
 Learning rate, clip factor and the flag of a non-finite gradient are scalars on the device; a step with a non-finite
 gradient changes nothing and is counted there too. Under FSDP2 parameters are sharded tensors, and each rank updates
 its own shards; the norm of the gradient is taken over all of them.
+
+A model that computes in bf16 may have shadows of its matrices kept (`pixelcore.shadows`); they are no state, and a
+resumed run makes them again.
 """
 
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pixelcore.ops import Ops
+from pixelcore.shadows import keep_shadow, renewed_shadow, shadow_is_written
 from pixelcore.stored import OptimizerState
 from train.config import OptimizerConfig
 
@@ -25,22 +29,32 @@ class StepReport:
 
 
 class AdamW:
-    """Two groups: matrices decay, vectors do not (specs/decoder.md, section 5). Moments are fp32."""
+    """Two groups: matrices decay, vectors do not (specs/decoder.md, section 5). Moments are fp32.
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig, ops: Ops) -> None:
+    keeps_shadows: write bf16 copies of the matrices too, for a model that computes in bf16. No sharded parameter may be
+    among them.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig, ops: Ops, keeps_shadows: bool = False) -> None:
         self.config = config
         self.ops = ops
+        self.keeps_shadows = keeps_shadows
         self.named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.firsts = {name: torch.zeros_like(parameter) for name, parameter in self.named.items()}
         self.seconds = {name: torch.zeros_like(parameter) for name, parameter in self.named.items()}
+        if keeps_shadows:
+            for parameter in self._of_group(decays=True).values():
+                assert not isinstance(parameter, DTensor)
+                keep_shadow(parameter)
         device = next(iter(self.named.values())).device
         self.num_updates = torch.zeros((), device=device)
         self.skipped_in_a_row = torch.zeros((), device=device)
         self.skipped = torch.zeros((), device=device)
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> StepReport:
-        """Update every parameter from its gradient, which is then cleared."""
+    def step(self, learning_rate: float | Tensor) -> StepReport:
+        """Update every parameter from its gradient, which is then cleared. learning_rate: a number, or a scalar on the
+        device where steps are replayed from a graph."""
         norm = self._gradient_norm()
         found_inf = (~torch.isfinite(norm)).float()
         self.skipped += found_inf
@@ -48,14 +62,18 @@ class AdamW:
         self.num_updates += 1 - found_inf
         limit = self.config.max_grad_norm
         clip = torch.ones_like(norm) if limit == 0 else (limit / (norm + 1e-6)).clamp(max=1.0)
-        rate = torch.tensor(learning_rate, dtype=torch.float32, device=norm.device)
+        rate = learning_rate
+        if not isinstance(rate, Tensor):
+            rate = torch.full((), rate, dtype=torch.float32, device=norm.device)  # torch.tensor would wait for the copy
         for decays in (True, False):
-            names = [name for name, parameter in self.named.items() if (parameter.dim() >= 2) == decays]
+            group = self._of_group(decays)
+            shadowed = group.values() if decays and self.keeps_shadows else ()
+            shadows = [renewed_shadow(parameter) for parameter in shadowed]
             self.ops.adamw(
-                [_local(self.named[name]) for name in names],
-                [_local(self.named[name].grad) for name in names],
-                [_local(self.firsts[name]) for name in names],
-                [_local(self.seconds[name]) for name in names],
+                [_local(parameter) for parameter in group.values()],
+                [_local(parameter.grad) for parameter in group.values()],
+                [_local(self.firsts[name]) for name in group],
+                [_local(self.seconds[name]) for name in group],
                 self.num_updates,
                 rate,
                 clip,
@@ -63,10 +81,16 @@ class AdamW:
                 betas=(self.config.betas[0], self.config.betas[1]),
                 eps=self.config.eps,
                 weight_decay=self.config.weight_decay if decays else 0.0,
+                shadows=shadows or None,
             )
+            for parameter in shadowed:
+                shadow_is_written(parameter)
         for parameter in self.named.values():
             parameter.grad = None
         return StepReport(norm, found_inf)
+
+    def _of_group(self, decays: bool) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.named.items() if (parameter.dim() >= 2) == decays}
 
     def _gradient_norm(self) -> Tensor:
         gradients = []

@@ -5,6 +5,7 @@ A kernel's file holds, under these names, all that check, inspect and bench need
     reference        the specification, from pixelcore.ops
     fused            the kernel, with the same signature
     CASES            small shapes that are checked, chosen for their edges
+    SMALL            optional: the case for finite differences, compilation and compute-sanitizer, else the second one
     TIMED            shapes of the real models, most valuable first: timed on a GPU, inspected without one
     arguments        a case's arguments by name, drawn at random; tensors that are differentiated require a gradient
     cost             the fewest bytes that must move, and the useful operations
@@ -92,10 +93,14 @@ class Kernel(Protocol):
     __name__: str
     reference: Callable[..., Any]
     fused: Callable[..., Any]
-    CASES: Sequence[Case]
-    TIMED: Sequence[Case]
     arguments: Callable[[Case, Draw], dict[str, Any]]
     cost: Callable[[Case, int], Cost]
+
+    @property
+    def CASES(self) -> Sequence[Case]: ...
+
+    @property
+    def TIMED(self) -> Sequence[Case]: ...
 
 
 def wide(x: Tensor) -> Any:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from pixelcore.config import PixarConfig
 from pixelcore.errors import UserError
 from pixelcore.kv_cache import KVCache, LayerCache
-from pixelcore.layers import PackedLinear, linear
+from pixelcore.layers import PackedLinear
 from pixelcore.models.decoder import NormWeight
 from pixelcore.ops import HeadLayout, Ops, rope_table
 from pixelcore.packed import Packed
@@ -45,16 +45,8 @@ class PixarTrunk(nn.Module):
 
     def _embed(self, pixels_PA: Tensor, rows_N: Tensor) -> Tensor:
         """Row n: the projection of patch rows_N[n], or the start vector where that is -1."""
-        weight_DA = self.in_proj.flat_weight(pixels_PA.shape[1])
-        if pixels_PA.dtype == torch.uint8:
-            # 2 p - 255 is exact in every dtype: scaled after the product, and never rounded before it
-            signed_PA = pixels_PA.to(torch.int16) * 2 - 255
-            row_ND = linear(signed_PA.to(self.compute_dtype)[rows_N.clamp_min(0)], weight_DA) / 255
-        else:
-            row_ND = linear((2 * pixels_PA - 1).to(self.compute_dtype)[rows_N.clamp_min(0)], weight_DA)
-        if self.start is None:
-            return row_ND
-        return torch.where(rows_N[:, None] < 0, self.start.to(row_ND.dtype), row_ND)
+        weight_DA = self.in_proj.flat_weight(pixels_PA.shape[1]).to(self.compute_dtype)
+        return self.ops.patch_embed(pixels_PA, rows_N, weight_DA, None, self.start, None, None, signed=True)
 
     def _hidden(self, residual_ND: Tensor, packed: Packed, cache: KVCache | None = None) -> Tensor:
         table, delta_ND = self._table(residual_ND.device), None

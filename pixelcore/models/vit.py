@@ -30,6 +30,9 @@ from pixelcore.positions import stretch
 _EMBEDDING, _ATTENTION, _AFTER_ATTENTION, _AFTER_FEED_FORWARD = range(4)
 SITES_PER_LAYER = 4
 
+# the residual stream, the branch not yet added to it and that branch's bias; both are absent before the first block
+Stream = tuple[Tensor, Tensor | None, Tensor | None]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -80,25 +83,29 @@ class Trunk(nn.Module):
     def run_blocks(self, x_ND: Tensor, packed: Packed, run: Run, rows_M: Tensor | None = None) -> Tensor:
         """Rows through all blocks and the last norm. rows_M: int64 [M], the only rows of the result that are asked for;
         the last block then looks at all rows and computes the rest of itself for these."""
-        residual_ND, delta_ND = x_ND, None
+        stream: Stream = (x_ND, None, None)
         for index, block in enumerate(self.blocks):
             wanted = rows_M if index == len(self.blocks) - 1 else None
             if run.recompute and torch.is_grad_enabled():
-                residual_ND, delta_ND = checkpoint(
-                    block, residual_ND, delta_ND, packed, run, wanted, use_reentrant=False
-                )
+                stream = checkpoint(block, *stream, packed, run, wanted, use_reentrant=False)
             else:
-                residual_ND, delta_ND = block(residual_ND, delta_ND, packed, run, wanted)
+                stream = block(*stream, packed, run, wanted)
         drop = run.drop(packed if rows_M is None else packed.select(rows_M), self.last_site, self.shape.dropout)
-        return run.ops.add_norm(residual_ND, delta_ND, self.norm.weight, self.norm.bias, self.shape.final_eps, drop)[1]
+        residual_ND, delta_ND, delta_bias_D = stream
+        return run.ops.add_norm(
+            residual_ND, delta_ND, self.norm.weight, self.norm.bias, self.shape.final_eps, drop, delta_bias_D
+        )[1]
 
     def stream_after(self, x_ND: Tensor, packed: Packed, run: Run, num_blocks: int) -> Tensor:
         """The residual stream behind the first `num_blocks` blocks, before any norm; nothing may be dropped."""
         assert run.dropout_seed is None and 0 <= num_blocks <= len(self.blocks)
-        residual_ND, delta_ND = x_ND, None
+        stream: Stream = (x_ND, None, None)
         for block in self.blocks[:num_blocks]:
-            residual_ND, delta_ND = block(residual_ND, delta_ND, packed, run, None)
-        return residual_ND if delta_ND is None else residual_ND + delta_ND
+            stream = block(*stream, packed, run, None)
+        residual_ND, delta_ND, delta_bias_D = stream
+        if delta_ND is None or delta_bias_D is None:
+            return residual_ND
+        return residual_ND + (delta_ND + delta_bias_D.to(delta_ND.dtype))
 
 
 class Block(nn.Module):
@@ -117,13 +124,20 @@ class Block(nn.Module):
         self.down = Linear(shape.hidden, shape.width)
 
     def forward(
-        self, residual_ND: Tensor, delta_ND: Tensor | None, packed: Packed, run: Run, rows_M: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The residual stream and the feed-forward branch not yet added to it, of all rows or of rows_M alone."""
+        self,
+        residual_ND: Tensor,
+        delta_ND: Tensor | None,
+        delta_bias_D: Tensor | None,
+        packed: Packed,
+        run: Run,
+        rows_M: Tensor | None,
+    ) -> Stream:
+        """The stream behind this layer, of all rows or of rows_M alone. Its feed-forward branch and the bias of that
+        are added by the norm that follows, in its pass over memory; so is the bias of `out` here."""
         shape, ops = self.shape, run.ops
         drop = run.drop(packed, self.site + _AFTER_FEED_FORWARD, shape.dropout)
         residual_ND, normed_ND = ops.add_norm(
-            residual_ND, delta_ND, self.norm1.weight, self.norm1.bias, shape.eps, drop
+            residual_ND, delta_ND, self.norm1.weight, self.norm1.bias, shape.eps, drop, delta_bias_D
         )
         q_NHK, k_NHK, v_NHK = ops.split_rope(self.qkv(normed_ND), packed.positions, None, self.layout)
         drop = run.drop(packed, self.site + _ATTENTION, shape.attention_dropout)
@@ -132,12 +146,15 @@ class Block(nn.Module):
         if rows_M is not None:
             residual_ND, attended_ND, packed = residual_ND[rows_M], attended_ND[rows_M], packed.select(rows_M)
         drop = run.drop(packed, self.site + _AFTER_ATTENTION, shape.dropout)
+        branch_ND = linear(attended_ND, self.out.weight)
         residual_ND, normed_ND = ops.add_norm(
-            residual_ND, self.out(attended_ND), self.norm2.weight, self.norm2.bias, shape.eps, drop
+            residual_ND, branch_ND, self.norm2.weight, self.norm2.bias, shape.eps, drop, self.out.bias
         )
         # the bias of `up` belongs to the GELU: adding it and bending the sum is one pass over memory
         inner_NF = ops.gelu(linear(normed_ND, self.up.weight), self.up.bias)
-        return residual_ND, self.down(inner_NF)
+        assert self.down.bias is not None
+        # a copy: where parameters are sharded by block, this block's memory is freed when it returns
+        return residual_ND, linear(inner_NF, self.down.weight), self.down.bias.clone()
 
 
 class Encoder(Trunk):

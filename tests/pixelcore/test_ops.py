@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,18 @@ def test_add_norm_drops_the_branch_and_not_the_stream():
     keep = keep_features(drop, 8)
     torch.testing.assert_close(residual, x + delta * keep * 2)
     assert 0 < keep.sum() < 40
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_bias_of_the_branch_is_added_before_it_is_dropped(dropped):
+    x, delta, weight, bias = draw(5, 8), draw(5, 8, seed=1), draw(8, seed=2), draw(8, seed=3, grad=True)
+    drop = Drop(torch.tensor([1, 2]), Packed.from_lengths([5]), 0, 0.5) if dropped else None
+    ours = add_norm(x, delta, weight, None, 1e-5, drop, bias)
+    expected = add_norm(x, delta + bias, weight, None, 1e-5, drop)
+    assert all(map(torch.equal, ours, expected))
+    (dbias,) = torch.autograd.grad(ours[0].sum(), [bias])
+    kept = keep_features(drop, 8) * 2.0 if drop else torch.ones(5, 8)
+    torch.testing.assert_close(dbias, kept.sum(0).double())
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -378,6 +391,39 @@ def test_bytes_are_pixels_from_0_to_1(dtype, tolerance):
         torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0)
 
 
+def test_signed_pixels_go_from_minus_1_to_1_and_what_is_missing_is_not_added():
+    stored = torch.randint(256, (4, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    weight, _, cls, _ = embedding()
+    signed = stored.double() / 255 * 2 - 1
+    expected = torch.stack([cls if patch < 0 else weight @ signed[patch] for patch in ROWS.tolist()])
+    for pixels in (stored, stored.double() / 255):
+        out = patch_embed(pixels, ROWS, weight, None, cls, None, None, signed=True)
+        torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(
+        patch_embed(stored, ROWS[1:3], weight, None, None, None, None, signed=True), signed[ROWS[1:3]] @ weight.T
+    )
+
+
+def test_signed_pixels_pass_their_gradient_on():
+    pixels = draw(4, 6, seed=7, grad=True)
+    weight, _, cls, _ = embedding(grad=True)
+    assert torch.autograd.gradcheck(
+        lambda p, w, c: patch_embed(p, ROWS, w, None, c, None, None, signed=True), (pixels, weight, cls)
+    )
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_eight_bits_a_byte_are_black_and_white_bytes(signed):
+    paper = torch.rand(4, 24, generator=torch.Generator().manual_seed(0)) < 0.5
+    packed = torch.from_numpy(numpy.packbits(paper.numpy(), axis=1))
+    weight, bias = draw(4, 24), draw(4, seed=1)
+    of_bits, of_bytes = (
+        patch_embed(pixels, ROWS[1:3], weight, bias, None, None, None, signed=signed)
+        for pixels in (packed, paper.to(torch.uint8) * 255)
+    )
+    assert torch.equal(of_bits, of_bytes)
+
+
 def test_a_grey_patch_is_its_channels_under_summed_weights():
     grey = draw(4, 2, seed=7)
     weight, bias, cls, table = embedding()
@@ -460,6 +506,16 @@ def test_pixel_bce_is_the_likelihood_of_independent_pixels(dtype, tolerance):
     torch.testing.assert_close(one_each.double(), (expected * weights).sum(), rtol=tolerance, atol=0)
 
 
+def test_the_likelihood_reads_packed_bits():
+    patches = torch.randint(2, (5, 24), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    packed = torch.from_numpy(numpy.packbits(patches.numpy(), axis=1))
+    logits, scores, scale = draw(4, 3, 24), draw(4, 3, seed=1), torch.tensor(0.25)
+    assert packed.shape == (5, 3)
+    assert pixel_bce(logits[:, 0], packed, TARGETS, scale) == pixel_bce(logits[:, 0], patches * 255, TARGETS, scale)
+    whole = mixture_bce(logits, scores, patches * 255, TARGETS, scale)
+    assert mixture_bce(logits, scores, packed, TARGETS, scale) == whole
+
+
 def test_pixel_bce_of_certain_pixels_stays_finite():
     certain = torch.where(BITS[TARGETS] > 0, 200.0, -200.0)
     assert pixel_bce(certain, BITS, TARGETS, torch.tensor(1.0))[0] == 0
@@ -526,6 +582,17 @@ def test_cross_entropy_counts_and_scales(dtype, tolerance):
     one_hot = F.one_hot(targets.clamp(min=0), 11)
     gradient = (probability - one_hot) * counted[:, None] * 0.25
     torch.testing.assert_close(logits.grad.double(), gradient, rtol=tolerance, atol=tolerance)
+
+
+def test_the_z_loss_is_the_square_of_the_log_sum_exp_of_counted_rows():
+    logits = draw(6, 11, dtype=torch.float64, grad=True)
+    targets, scale = torch.tensor([3, IGNORED, 0, 10, IGNORED, 3]), torch.tensor(0.25)
+    plain, _ = cross_entropy(logits, targets, scale)
+    total, count = cross_entropy(logits, targets, scale, z_loss=0.1)
+    expected = 0.1 * 0.25 * sum(logits[row].exp().sum().log() ** 2 for row in (0, 2, 3, 5))
+    assert count == 4
+    torch.testing.assert_close(total - plain, expected)
+    assert torch.autograd.gradcheck(lambda x: cross_entropy(x, targets, scale, 0.1)[0], (logits,))
 
 
 def test_cross_entropy_of_half_precision_stays_finite():

@@ -97,7 +97,6 @@ def test_no_preset_lists_them(capsys: pytest.CaptureFixture[str]):
         (["--stop-at", "0"], "--stop-at 0: must be positive"),
         (["--steps", "ten"], "argument --steps: invalid int value: 'ten'"),
         (["--stpes", "3"], "unrecognized arguments: --stpes"),
-        (["--ops", "fused"], "--ops fused: there are no fused kernels for device cpu yet"),
         (["--ops", "fast"], "--ops fast: unknown; choose auto, reference or fused"),
         (["--device", "tpu"], "--device tpu: unknown; choose auto, cpu, cuda or cuda:N"),
         (["--device", "cuda:x"], "--device cuda:x: unknown"),
