@@ -292,7 +292,7 @@ def _lengths(num_rows: int) -> list[int]:
 
 
 def cost(case: Case, size: int) -> Cost:
-    """Each way four values an element, without a branch three and three; ddelta is a fifth where it differs from dx."""
+    """Each way four values an element, forward without a branch two; ddelta is a fifth where it differs from dx."""
     values = case["N"] * case["D"] * size
     streams = 4 if case.get("delta") else 2
     return Cost(forward_bytes=streams * values, backward_bytes=(5 if case.get("p") else 4) * values)

@@ -93,7 +93,7 @@ def _one_step(job: Job, reporter: Reporter, meter: "_Meter", caught: list[int]) 
     settings, ranks, objective = job.settings, job.ranks, job.objective
     # gradients are averaged over the ranks, losses are sums over the step: hence the number of ranks
     num_targets = job.batches.num_targets(job.step)
-    scale = torch.tensor(ranks.world / num_targets, device=ranks.device)
+    scale = torch.full((), ranks.world / num_targets, device=ranks.device)
     dropout_seed = torch.tensor([settings.run.seed, job.step], device=ranks.device)
     units = settings.run.micro_batch_blocks * objective.block_units(settings) * ranks.world  # side by side
     rounds = None if job.opponent is None else job.opponent.prepare(job.step)
