@@ -101,9 +101,11 @@ def overrides(fields: dict[str, Any]) -> list[str]:
     return flags
 
 
-def tiny(data: Path, **changes: Any) -> list[str]:
-    """Flags of a tiny run on a text; changes: fields, with `__` for the dot."""
-    fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+def tiny(data: Path, begun: bool = False, **changes: Any) -> list[str]:
+    """Flags of a tiny run on a text; changes: fields, with `__` for the dot. begun: the architecture is that of a model
+    which --init names, so none is asked for."""
+    fields = {name: value for name, value in TINY.items() if not (begun and name.startswith("model."))}
+    fields |= {name.replace("__", "."): value for name, value in changes.items()}
     return ["--preset", "smoke", "--data", str(data), *overrides(fields)]
 
 

@@ -25,7 +25,7 @@ draw_curve = train.report.draw_curve  # as it is outside these tests
 
 
 def run(data: Path, out: Path, *flags: str, **changes: Any) -> int:
-    return main([*tiny(data, **changes), "--out", str(out), *flags])
+    return main([*tiny(data, "--init" in flags, **changes), "--out", str(out), *flags])
 
 
 # ------------------------------------------------------------------ accumulation
@@ -308,14 +308,14 @@ def test_adapters_may_begin_with_adapters(text: Path, finished: Path, tmp_path: 
 
 
 def test_run_from_a_model_begins_where_the_model_was(text: Path, finished: Path, tmp_path: Path):
-    assert run(text, tmp_path / "a", "--init", str(finished), "--steps", "1", model__hidden_size=64) == 0
+    assert run(text, tmp_path / "a", "--init", str(finished), "--steps", "1") == 0
     assert read_stored(tmp_path / "a").config == read_stored(finished).config, "the model's architecture holds"
     assert losses(tmp_path / "a")[0] == pytest.approx(losses(finished)[-1], abs=0.1)
 
 
 def test_original_bundle_can_be_trained_on(shared: Path, text: Path, tmp_path: Path):
     bundle = shared / "golden" / "decoder_tiny_bundle"
-    changes: dict[str, Any] = {"data__block_size": 256, "data__tokens_per_step": 512, "model__context_length": 512}
+    changes: dict[str, Any] = {"data__block_size": 256, "data__tokens_per_step": 512}
     assert run(text, tmp_path / "a", "--init", str(bundle), "--steps", "2", **changes) == 0
     assert "block_size = 128" in (tmp_path / "a" / "config.toml").read_text(), "its context is 128 tokens"
     mine, theirs = read_stored(tmp_path / "a"), read_stored(bundle)
