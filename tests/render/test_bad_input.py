@@ -132,7 +132,8 @@ def test_a_megabyte_without_a_space_takes_seconds(kind: str):
     start = time.process_time()
     strip = renderer_of(kind, False)("x" * 1_000_000)
     assert len(strip.char_spans) == strip.num_patches == renderer_of(kind, False).config.max_patches
-    assert time.process_time() - start < 10  # of a busy machine; 3 of an idle one
+    # 3 to 5 on an idle machine, twice that where both cores are busy; work that grew with the square would take hours
+    assert time.process_time() - start < 40
 
 
 @pytest.mark.slow
