@@ -112,8 +112,8 @@ def plain(config: ViTMAEConfig, batch: int) -> Callable[[], float]:
 
 def theirs(config: ViTMAEConfig, batch: int) -> Callable[[], float]:
     """A step of the transformers library's model on square images of as many patches."""
-    from transformers import ViTMAEConfig as TheirConfig
-    from transformers import ViTMAEForPreTraining
+    from transformers import ViTMAEConfig as TheirConfig  # pyright: ignore[reportMissingImports] - an extra
+    from transformers import ViTMAEForPreTraining  # pyright: ignore[reportMissingImports] - an extra
 
     side = round(config.num_patches**0.5) * config.patch_size
     their_config = TheirConfig(

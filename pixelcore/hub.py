@@ -64,8 +64,8 @@ def fetch(name: str) -> Path:
 
 def _library(name: str) -> ModuleType:
     try:
-        import huggingface_hub
-        import huggingface_hub.errors
+        import huggingface_hub  # pyright: ignore[reportMissingImports] - an extra
+        import huggingface_hub.errors  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as cause:
         raise UserError(
             f"{name}: no such file or folder; a published model is fetched by its name after "
