@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -254,9 +255,8 @@ class Contestant:
 def _peer(peer: Peer, arena: Arena) -> Contestant:
     random = peer.random and arena.given.get("drop") is not None
     role = "floor" if peer.floor else "peer"
-    make = lambda: peer.make(arena.given)  # noqa: E731
     compared = not peer.floor and not random
-    return Contestant(peer.name, role, make, arena, peer.overwrites, compared, missing(peer))
+    return Contestant(peer.name, role, partial(peer.make, arena.given), arena, peer.overwrites, compared, missing(peer))
 
 
 # ------------------------------------------------------------------ errors and rates

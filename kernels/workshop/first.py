@@ -89,8 +89,9 @@ def calls(device: torch.device, clock: Clock) -> dict[str, float]:
     for name, operation in _operations().items():
         found[f"{name}_forward_us"] = _host_us(lambda call=operation: call(x), device)
         above = torch.ones(16, device=device)
-        both: Callable[[], Any] = lambda call=operation, above=above: torch.autograd.grad(call(x), x, above)  # noqa: E731
-        found[f"{name}_both_us"] = _host_us(both, device)
+        found[f"{name}_both_us"] = _host_us(
+            lambda call=operation, dy=above: torch.autograd.grad(call(x), x, dy), device
+        )
     return found
 
 
