@@ -85,14 +85,14 @@ def main() -> None:
 def generate_ours(model: Decoder, prompt: torch.Tensor, new_tokens: int) -> list[int]:
     """The loop of `infer.generate` on ids instead of text, its sampling and log-probabilities included."""
     cache = model.new_cache(1, prompt.shape[1] + new_tokens)
-    sampling, generators = SamplingConfig(temperature=0), [torch.Generator()]
+    sampling = SamplingConfig(temperature=0)
     ids: list[int] = []
     pending = prompt[0].tolist()
     while len(ids) < new_tokens:
         packed = cache.begin([len(pending)], "cpu")
         logits = model(torch.tensor(pending), packed, cache=cache, last_only=True).logits
         assert logits is not None
-        pending, _ = choose(logits, None, sampling, generators)
+        pending, _ = choose(logits, None, sampling, [])
         ids += pending
     return ids
 

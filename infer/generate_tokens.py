@@ -9,19 +9,29 @@ its random numbers from seed + i and meets the others nowhere, so it writes what
 rounding of matrix products, which may add in another order for another number of rows).
 
 Streaming holds text back in two cases only: bytes of a character that is not complete, and text that may turn out to be
-the beginning of a stop string.
+the beginning of a stop string (`infer.stop_filter`).
+
+A model on fused operations reads its prompts so and goes on in steps that ask the host nothing (`infer.step_loop`): the
+same tokens, shown in groups. Sequences that have ended then keep their slots until the last one has.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from infer.sampling import SamplingConfig, choose
+from infer.sampling import SamplingConfig, choose, no_numbers
+from infer.step_loop import StepLoop, ops_of_steps
+from infer.stop_filter import StopFilter
+from pixelcore.decode_step import TokenSteps
 from pixelcore.errors import UserError
 from pixelcore.models.decoder import Decoder
+from pixelcore.step_ops import MOST_ROWS, StepOps
 from pixelcore.tokenizer import Tokenizer
+from pixelcore.uniform import numbers_of
 
 DEFAULT_MAX_TOKENS = 96
 BATCH_SIZE = 16  # prompts that share a cache; more only wait longer for the memory
@@ -83,11 +93,15 @@ def generate(
     if "" in stop:
         raise UserError("a stop string is empty; it would end every text at once: leave it out")
     sequences = [
-        _Sequence(index, prompt, _prompt_ids(model, tokenizer, index, prompt), tokenizer, sampling, stop)
+        _Sequence(index, prompt, _prompt_ids(model, tokenizer, index, prompt), tokenizer, sampling, max_tokens, stop)
         for index, prompt in enumerate(prompts)
     ]
+    ops = ops_of_steps(model, instead="the window slides" if sliding else None)
+    if ops is not None:
+        _run_steps(model, sequences, sampling, on_text, min(batch_size, MOST_ROWS), ops)
+        return [sequence.result() for sequence in sequences]
     for first in range(0, len(sequences), batch_size):
-        _run(model, tokenizer, sequences[first : first + batch_size], sampling, max_tokens, sliding, on_text)
+        _run(model, sequences[first : first + batch_size], sampling, sliding, on_text)
     return [sequence.result() for sequence in sequences]
 
 
@@ -116,53 +130,36 @@ def _prompt_ids(model: Decoder, tokenizer: Tokenizer, index: int, prompt: str) -
 
 def _run(
     model: Decoder,
-    tokenizer: Tokenizer,
     sequences: list["_Sequence"],
     sampling: SamplingConfig,
-    max_tokens: int,
     sliding: bool,
     on_text: Callable[[int, str], None] | None,
 ) -> None:
     """Generate for one batch; every sequence of it is finished afterwards."""
     start = time.perf_counter()
     context, device = model.config.context_length, model.head_weight.device
-    longest = max(len(sequence.ids) for sequence in sequences)
     # the last token drawn is never fed back
-    cache = model.new_cache(len(sequences), min(context, longest + max_tokens - 1))
-    seen_BV = None
-    if sampling.repetition_penalty != 1:
-        seen_BV = torch.zeros(len(sequences), model.config.vocab_size, dtype=torch.bool, device=device)
-        for row, sequence in enumerate(sequences):
-            seen_BV[row, sequence.ids] = True
+    cache = model.new_cache(len(sequences), min(context, max(len(one.ids) + one.max_tokens - 1 for one in sequences)))
+    seen_BV = _seen(model, sequences, sampling)
     active = sequences
     while active:
         pending = [sequence.pending for sequence in active]
         packed = cache.begin([len(ids) for ids in pending], device)
         ids_N = torch.tensor([id for ids in pending for id in ids], device=device)
         logits_BV = model(ids_N, packed, cache=cache, last_only=True).logits
-        chosen, log_probabilities = choose(logits_BV, seen_BV, sampling, [one.generator for one in active])
+        chosen, log_probabilities = choose(logits_BV, seen_BV, sampling, [one.numbers for one in active])
         if seen_BV is not None:
             seen_BV[torch.arange(len(active)), chosen] = True
         kept = []
         for row, (sequence, id, log_probability) in enumerate(zip(active, chosen, log_probabilities, strict=True)):
-            is_end = id == tokenizer.eos_id
-            piece = "" if is_end else sequence.add(id, log_probability)
             full = cache.lengths[row] == context
-            if is_end:
-                sequence.finish("eos")
-            elif sequence.stop_filter.stopped:
-                sequence.finish("stop")
-            elif sequence.num_drawn == max_tokens:
-                sequence.finish("length")
-            elif full and not sliding:
-                sequence.finish("context")
-            elif full:
-                cache.lengths[row] = 0
-                sequence.pending = sequence.ids[-max(context // 2, 1) :]
+            piece = sequence.take(id, log_probability, is_last=full and not sliding)
             if sequence.finish_reason is None:
                 kept.append(row)
+                if full:
+                    cache.lengths[row] = 0
+                    sequence.pending = sequence.ids[-max(context // 2, 1) :]
             else:
-                piece += sequence.rest
                 sequence.seconds = time.perf_counter() - start
             if piece and on_text is not None:
                 on_text(sequence.index, piece)
@@ -171,6 +168,69 @@ def _run(
             if active:
                 cache.select(kept)
                 seen_BV = None if seen_BV is None else seen_BV[kept]
+
+
+def _run_steps(
+    model: Decoder,
+    sequences: list["_Sequence"],
+    sampling: SamplingConfig,
+    on_text: Callable[[int, str], None] | None,
+    batch_size: int,
+    ops: StepOps,
+) -> None:
+    """All batches in steps that ask the host nothing (`infer.step_loop`). Those of one size share a cache."""
+    context = model.config.context_length
+    capacity = min(context, max((len(one.ids) + one.max_tokens - 1 for one in sequences), default=0))
+    knobs = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty)
+    loop = None
+    for first in range(0, len(sequences), batch_size):
+        batch = sequences[first : first + batch_size]
+        if loop is None or loop.steps.num_sequences != len(batch):
+            steps = TokenSteps(model, model.new_cache(len(batch), capacity), ops, knobs)
+            loop = StepLoop(steps)
+        start = time.perf_counter()
+        steps.cache.lengths = [0] * len(batch)
+        packed = steps.cache.begin([len(one.ids) for one in batch], steps.device)
+        ids_N = torch.tensor([id for one in batch for id in one.ids], device=steps.device)
+        logits_BV = model(ids_N, packed, cache=steps.cache, last_only=True).logits
+        drawn = steps.begin(logits_BV, [one.seed % 2**63 for one in batch], _seen(model, batch, sampling))
+        wanted = max(min(one.max_tokens, context - len(one.ids) + 1) for one in batch) - 1
+        for ids_RB, log_probability_RB in loop.groups(drawn, wanted):
+            for ids, log_probabilities in zip(ids_RB.tolist(), log_probability_RB.tolist(), strict=True):
+                _take_all(batch, ids, log_probabilities, context, start, on_text)
+            if all(one.finish_reason is not None for one in batch):
+                break
+
+
+def _take_all(
+    batch: list["_Sequence"],
+    ids: list[int],
+    log_probabilities: list[float],
+    context: int,
+    start: float,
+    on_text: Callable[[int, str], None] | None,
+) -> None:
+    """What one step drew for each sequence. What is drawn for one that has ended is nothing."""
+    for row, (one, id, log_probability) in enumerate(zip(batch, ids, log_probabilities, strict=True)):
+        if one.finish_reason is not None:
+            continue
+        if not math.isfinite(log_probability):
+            raise UserError(no_numbers(row))
+        piece = one.take(id, log_probability, is_last=len(one.ids) == context)
+        if one.finish_reason is not None:
+            one.seconds = time.perf_counter() - start
+        if piece and on_text is not None:
+            on_text(one.index, piece)
+
+
+def _seen(model: Decoder, batch: list["_Sequence"], sampling: SamplingConfig) -> Tensor | None:
+    """Bool [B, V], the tokens of the prompts, where the sampling asks for them."""
+    if sampling.repetition_penalty == 1:
+        return None
+    seen_BV = torch.zeros(len(batch), model.config.vocab_size, dtype=torch.bool)
+    for row, one in enumerate(batch):
+        seen_BV[row, one.ids] = True
+    return seen_BV.to(model.head_weight.device)
 
 
 class _Sequence:
@@ -183,15 +243,18 @@ class _Sequence:
         ids: list[int],
         tokenizer: Tokenizer,
         sampling: SamplingConfig,
+        max_tokens: int,
         stop: Sequence[str],
     ) -> None:
         self.index = index
         self.prompt = prompt
         self.ids = list(ids)  # prompt and output
         self.num_prompt = len(ids)
+        self.max_tokens = max_tokens
+        self.eos_id = tokenizer.eos_id
         self.pending = list(ids)  # what the model has not read yet
         self.seed = sampling.seed + index
-        self.generator = torch.Generator().manual_seed(self.seed % 2**63)
+        self.numbers = numbers_of(self.seed % 2**63)
         self.log_probabilities: list[float] = []
         self.decoder = tokenizer.stream(ids)
         self.stop_filter = StopFilter(stop)
@@ -204,16 +267,26 @@ class _Sequence:
     def num_drawn(self) -> int:
         return len(self.ids) - self.num_prompt
 
-    def add(self, id: int, log_probability: float) -> str:
-        """Take a drawn token; returns the text that can be shown now."""
+    def take(self, id: int, log_probability: float, is_last: bool) -> str:
+        """Take a drawn token, which may end the sequence; returns the text that can be shown now. is_last: there is no
+        room for another."""
+        if id == self.eos_id:
+            self._finish("eos")
+            return self.rest
         self.ids.append(id)
         self.pending = [id]
         self.log_probabilities.append(log_probability)
         piece = self.stop_filter.push(self.decoder.push(id))
         self.pieces.append(piece)
-        return piece
+        if self.stop_filter.stopped:
+            self._finish("stop")
+        elif self.num_drawn == self.max_tokens:
+            self._finish("length")
+        elif is_last:
+            self._finish("context")
+        return piece + self.rest
 
-    def finish(self, reason: str) -> None:
+    def _finish(self, reason: str) -> None:
         """Nothing more will come: what was held back is text after all, unless it was a stop string."""
         if not self.stop_filter.stopped:
             self.rest = self.stop_filter.push(self.decoder.finish())
@@ -233,42 +306,3 @@ class _Sequence:
             seed=self.seed,
             seconds=self.seconds,
         )
-
-
-class StopFilter:
-    """Passes text on until a stop string appears in it.
-
-    The result does not depend on how the text was cut into pushes: of several stop strings the one that is complete
-    first wins, of two that end together the longer one.
-    """
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = tuple(stop)
-        self._held = ""
-        self.stopped = False
-
-    def push(self, text: str) -> str:
-        """The text that is certain not to belong to a stop string. Sets `stopped` when one is complete."""
-        if self.stopped or not self._stop:
-            return "" if self.stopped else text
-        self._held += text
-        found = [(start + len(stop), start) for stop in self._stop if (start := self._held.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            _, start = min(found)
-            text, self._held = self._held[:start], ""
-            return text
-        keep = max(_overlap(self._held, stop) for stop in self._stop)
-        cut = len(self._held) - keep
-        text, self._held = self._held[:cut], self._held[cut:]
-        return text
-
-    def finish(self) -> str:
-        """What was held back, when no more text will come."""
-        text, self._held = self._held, ""
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that is a beginning, but not all, of `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

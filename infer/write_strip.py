@@ -3,7 +3,9 @@
 All prompts of a batch share one cache and one loop. In the first pass each of them brings all its patches, then one at
 a time, so prompts of different lengths cost no padding; a strip that has ended leaves the batch and its memory. Strip i
 draws its random numbers from seed + i and meets the others nowhere: it becomes what it would become alone. Without a
-cache everything is read again for each patch, and the same strip comes out; that is the check of the cache.
+cache everything is read again for each patch, and the same strip comes out; that is the check of the cache. A model on
+fused operations reads its prompts so and goes on in steps that ask the host nothing (`infer.step_loop`): the same
+strips, whose patches come in groups.
 
 What the model says of the next patch is a distribution, and how a patch is made of it is the decoding:
 
@@ -19,22 +21,25 @@ Source: specs/pixar.md, section 2.5; the original neither keeps what it has read
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from infer.step_loop import StepLoop, ops_of_steps
 from pixelcore.config import PixarConfig
+from pixelcore.decode_step import PatchSteps
 from pixelcore.errors import UserError
 from pixelcore.models.pixar import Pixar, PixarOutput
+from pixelcore.step_ops import MOST_ROWS, StepOps
+from pixelcore.step_sampling import decide_patch, is_black, numbers_of_patch, patch_log_probability
+from pixelcore.uniform import numbers_of
 
 DECODINGS = ("threshold", "mixture", "sample")
 BATCH = 32  # strips that share a cache
-_BLACK = 0.8  # share of ink above which a patch ends a strip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +110,18 @@ def write(
     if batch < 1:
         raise UserError(f"batch = {batch} must be at least 1 prompt")
     strips = [
-        _Strip(index, prompt, _room(model.config, index, len(prompt), config.max_patches), config.seed)
+        _Strip(
+            index,
+            prompt,
+            _room(model.config, index, len(prompt), config.max_patches),
+            numbers_of((config.seed + index) % 2**63, numbers_of_patch(model.config.patch_values, config.decode)),
+        )
         for index, prompt in enumerate(prompts)
     ]
+    ops = ops_of_steps(model, instead=None if cached else "nothing is kept")
+    if ops is not None:
+        _run_steps(model, strips, config, on_patch, min(batch, MOST_ROWS), ops)
+        return [strip.result() for strip in strips]
     for first in range(0, len(strips), batch):
         _run(model, strips[first : first + batch], config, cached, on_patch)
     return [strip.result() for strip in strips]
@@ -155,8 +169,8 @@ def _run(
         pixels = torch.from_numpy(np.concatenate(unread)).to(device)
         out = model.read(pixels, [len(patches) for patches in unread], cache, last_only=True)
         said = _Said.of(out, model.config, [strip.index for strip in active])
-        chosen_BA = said.decide(config, [strip.generator for strip in active])
-        black_B = (chosen_BA < 128).double().mean(1) > _BLACK
+        chosen_BA = said.decide(config, [strip.numbers for strip in active])
+        black_B = is_black(chosen_BA)
         if config.stop:
             chosen_BA[black_B] = 0
         log_probabilities = said.log_probability(chosen_BA).tolist()
@@ -165,7 +179,7 @@ def _run(
             patch = chosen_BA[row].numpy()
             strip.add(patch, log_probabilities[row])
             strip.ended = config.stop and bool(black_B[row])
-            if not strip.ended and len(strip.new) < strip.room:
+            if not strip.is_done:
                 kept.append(row)
             if on_patch is not None:
                 on_patch(strip.index, patch)
@@ -175,15 +189,64 @@ def _run(
                 cache.select(kept)
 
 
+def _run_steps(
+    model: Pixar,
+    strips: list["_Strip"],
+    config: WriteConfig,
+    on_patch: Callable[[int, NDArray[np.uint8]], None] | None,
+    batch_size: int,
+    ops: StepOps,
+) -> None:
+    """Write all batches in steps that ask the host nothing (`infer.step_loop`). Those of one size share a cache."""
+    capacity = max((len(strip.prompt) + strip.room for strip in strips), default=0)
+    loop = None
+    for first in range(0, len(strips), batch_size):
+        batch = strips[first : first + batch_size]
+        if loop is None or loop.steps.num_sequences != len(batch):
+            cache = model.new_cache(len(batch), capacity)
+            steps = PatchSteps(model, cache, ops, config.decode, config.stop, config.temperature)
+            loop = StepLoop(steps)
+        steps.cache.lengths = [0] * len(batch)
+        pixels = torch.from_numpy(np.concatenate([strip.prompt for strip in batch])).to(steps.device)
+        out = model.read(pixels, [len(strip.prompt) for strip in batch], steps.cache, last_only=True)
+        seeds = [(config.seed + strip.index) % 2**63 for strip in batch]
+        drawn = steps.begin(out.components, out.scores, seeds)
+        for group in loop.groups(drawn, max(strip.room for strip in batch) - 1):
+            for pixels_BA, log_probability_B, is_black_B in zip(*group, strict=True):
+                _add_all(batch, pixels_BA.numpy(), log_probability_B.tolist(), is_black_B.tolist(), config, on_patch)
+            if all(strip.is_done for strip in batch):
+                break
+
+
+def _add_all(
+    batch: list["_Strip"],
+    patches: NDArray[np.uint8],
+    log_probabilities: list[float],
+    are_black: list[bool],
+    config: WriteConfig,
+    on_patch: Callable[[int, NDArray[np.uint8]], None] | None,
+) -> None:
+    """What one step drew for each strip. What is drawn for one that is done is nothing."""
+    for row, strip in enumerate(batch):
+        if strip.is_done:
+            continue
+        if not math.isfinite(log_probabilities[row]):
+            raise UserError(no_numbers(strip.index))
+        strip.add(patches[row], log_probabilities[row])
+        strip.ended = config.stop and are_black[row]
+        if on_patch is not None:
+            on_patch(strip.index, patches[row])
+
+
 class _Strip:
     """One prompt on its way."""
 
-    def __init__(self, index: int, prompt: NDArray[np.uint8], room: int, seed: int) -> None:
+    def __init__(self, index: int, prompt: NDArray[np.uint8], room: int, numbers: Iterator[Tensor]) -> None:
         self.index = index
         self.prompt = prompt
         self.room = room  # new patches that it may have
         self.new: list[NDArray[np.uint8]] = []
-        self.generator = torch.Generator().manual_seed((seed + index) % 2**63)
+        self.numbers = numbers  # that each patch is drawn with
         self.ended = False
         self._log_probability = 0.0
 
@@ -191,6 +254,10 @@ class _Strip:
     def unread(self) -> NDArray[np.uint8]:
         """What the model has not read yet."""
         return self.new[-1][None] if self.new else self.prompt
+
+    @property
+    def is_done(self) -> bool:
+        return self.ended or len(self.new) == self.room
 
     @property
     def whole(self) -> NDArray[np.uint8]:
@@ -223,47 +290,30 @@ class _Said:
         if out.scores is not None:
             finite_B &= out.scores.to("cpu").isfinite().all(1)
         if not finite_B.all():
-            raise UserError(
-                f"the model gave NaN or infinite values for prompt {indices[finite_B.tolist().index(False)] + 1}: its "
-                "weights are damaged or the dtype is too narrow; check the training's loss, or use --dtype float32"
-            )
+            raise UserError(no_numbers(indices[finite_B.tolist().index(False)]))
         if config.head == "regression":
             return _Said(components_BZA if config.values == "published" else (components_BZA + 1) / 2, None)
         if out.scores is None:
             return _Said(components_BZA, torch.zeros(len(components_BZA), 1, dtype=torch.float64))
         return _Said(components_BZA, out.scores.to("cpu", torch.float64).log_softmax(1))
 
-    def decide(self, config: WriteConfig, generators: Sequence[torch.Generator]) -> Tensor:
+    def decide(self, config: WriteConfig, numbers: Sequence[Iterator[Tensor]]) -> Tensor:
         """The patch of each strip, uint8 [B, A]."""
         if self.log_weights_BZ is None:
             return (self.components_BZA[:, 0] * 255).round().clamp(0, 255).to(torch.uint8)
-        if config.decode == "threshold":
-            component_B = self.log_weights_BZ.argmax(1)
-        else:
-            component_B = _drawn((self.log_weights_BZ / config.temperature).softmax(1), generators)
-        odds_BA = self.components_BZA[torch.arange(len(component_B)), component_B]
-        if config.decode == "sample":
-            uniform_BA = _uniform(odds_BA.shape[1], generators)
-            return (uniform_BA < (odds_BA / config.temperature).sigmoid()).to(torch.uint8) * 255
-        return (odds_BA > 0).to(torch.uint8) * 255
+        uniform_BA = torch.stack([next(one) for one in numbers])
+        return decide_patch(self.components_BZA, self.log_weights_BZ, config.decode, config.temperature, uniform_BA)
 
     def log_probability(self, patches_BA: Tensor) -> Tensor:
         """Of these patches at temperature 1: fp64 [B]."""
         if self.log_weights_BZ is None:
             return torch.full((len(patches_BA),), math.nan)
-        signed_B1A = patches_BA[:, None].double() / 127.5 - 1  # log p of a pixel: its log-odds, or what is against them
-        return (self.log_weights_BZ + F.logsigmoid(self.components_BZA * signed_B1A).sum(2)).logsumexp(1)
+        return patch_log_probability(self.components_BZA, self.log_weights_BZ, patches_BA)
 
 
-def _drawn(probability_BZ: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One component for each row, int64 [B], by inverting the cumulative distribution."""
-    if probability_BZ.shape[1] == 1:
-        return torch.zeros(len(probability_BZ), dtype=torch.int64)
-    cumulative_BZ = probability_BZ.cumsum(1)
-    # scaled to the sum, which rounding leaves a little off 1: the last component always ends the search
-    return torch.searchsorted(cumulative_BZ, _uniform(1, generators) * cumulative_BZ[:, -1:], right=True).squeeze(1)
-
-
-def _uniform(count: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """fp64 [B, count]: row b from generators[b], which live on the host."""
-    return torch.stack([torch.rand(count, generator=one, dtype=torch.float64) for one in generators])
+def no_numbers(index: int) -> str:
+    """What to say of a prompt for which the model's numbers are not finite."""
+    return (
+        f"the model gave NaN or infinite values for prompt {index + 1}: its weights are damaged or the dtype is too "
+        "narrow; check the training's loss, or use --dtype float32"
+    )

@@ -12,6 +12,7 @@ import torch
 
 from pixelcore.errors import UserError
 from pixelcore.ops import REFERENCE, Ops
+from pixelcore.step_ops import StepOps
 
 
 def choose_ops(device: torch.device | str, choice: str = "auto") -> Ops:
@@ -26,6 +27,16 @@ def choose_ops(device: torch.device | str, choice: str = "auto") -> Ops:
     raise UserError(f"--ops {choice}: unknown; choose auto, reference or fused")
 
 
+def step_ops_of(ops: Ops) -> StepOps | None:
+    """The operations of a decoding step that belong to a record; None for the reference, whose models run as they
+    are."""
+    if ops is REFERENCE:
+        return None
+    from kernels.record import FUSED, STEP_FUSED
+
+    return STEP_FUSED if ops is FUSED else None
+
+
 def _fused(device: torch.device) -> Ops:
     if find_spec("triton") is None:
         raise UserError("--ops fused: the kernels are written in Triton, which is not installed; use --ops reference")
@@ -38,6 +49,6 @@ def _fused(device: torch.device) -> Ops:
             f"--ops fused: kernels run on CUDA devices and not on {device}; use --ops reference, or look at them on a "
             "CPU, slowly, with TRITON_INTERPRET=1"
         )
-    from kernels.record import fused_record
+    from kernels.record import FUSED
 
-    return fused_record()
+    return FUSED

@@ -11,29 +11,47 @@ torch.compile. Letters name sizes: N rows, D and F widths, V vocabulary, P patch
 What differs from the record of the models: losses may be multiplied by anything afterwards, which costs another pass
 over their gradient where it happens; dropout names its rows by plain tensors; layouts are numbers.
 
+Those of a decoding step (`pixelcore.step_ops`: norm_qkv, attend_project, norm_glu, project_add, norm_logits) are the
+record's own: B rows, at most 64, nothing to differentiate, and norm_qkv writes into the cache.
+
 Activations are bf16, fp16, fp32 or fp64, parameters as a rule fp32. Everything that does not fit raises ValueError.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from kernels import record
 from kernels.adamw import adamw
+from kernels.step_attend_project import fused as attend_project
+from kernels.step_norm_glu import fused as norm_glu
+from kernels.step_norm_logits import fused as norm_logits
+from kernels.step_norm_qkv import norm_qkv
+from kernels.step_project_add import fused as project_add
 from pixelcore.dropout_bits import Drop
+from pixelcore.kv_cache import Chunk, LayerCache
 from pixelcore.ops import IGNORED, HeadLayout
 from pixelcore.packed import Packed
 
 __all__ = [
     "adamw",
     "add_norm",
+    "attend_project",
+    "attention",
     "cross_entropy",
+    "decode_attention",
     "dropout",
     "gelu",
     "glu",
     "mixture_bce",
+    "norm_glu",
+    "norm_logits",
+    "norm_qkv",
     "patch_embed",
     "pixel_bce",
     "pixel_mse",
+    "project_add",
     "split_rope",
     "unshuffle",
 ]
@@ -77,6 +95,37 @@ def split_rope(
     """
     layout = HeadLayout(num_heads, num_key_value_heads, head_size, rotation)
     return record.FUSED.split_rope(qkv_NO, positions_N, table, layout)
+
+
+def attention(
+    q_NHK: Tensor,
+    k_NGK: Tensor,
+    v_NGK: Tensor,
+    offsets: Tensor,
+    rule: str = "causal",
+    scale: float | None = None,
+    *,
+    visible: tuple[int, ...] | None = None,
+    reach_N: Tensor | None = None,
+    p: float = 0.0,
+    seed: Tensor | None = None,
+    site: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Attention inside each document, and the natural log-sum-exp fp32 [N, H]; H is a multiple of G.
+
+    offsets: int32 [M + 1] on the device, the first row of each document and N at the end. rule: "full", "causal" or
+    "real_fake", where a row sees the rows up to its reach and itself. scale: 1 / sqrt(K) when absent. visible: of each
+    document only so many rows, the first ones, are looked at. p, seed, site: dropout of the weights, as in `dropout`;
+    a document is named by its first row.
+    """
+    num_rows = q_NHK.shape[0]
+    row_N = torch.arange(num_rows, dtype=torch.int32, device=offsets.device)
+    document_N = torch.searchsorted(offsets[1:], row_N, right=True).clamp_max(len(offsets) - 2)
+    first_N = offsets[document_N]
+    packed = Packed(offsets, row_N - first_N, first_N.long(), 0, (), visible, reach_N)
+    drop = _drop(num_rows, p, seed, packed.documents, packed.positions, site)
+    scale = q_NHK.shape[2] ** -0.5 if scale is None else scale
+    return record.FUSED.attention(q_NHK, k_NGK, v_NGK, packed, rule, scale, drop)  # pyright: ignore[reportReturnType]
 
 
 def glu(gate_up_NF: Tensor) -> Tensor:
@@ -195,3 +244,24 @@ def unshuffle(kept_ND: Tensor, mask_token_D: Tensor, restore_R: Tensor, table_LD
     """Row r: row restore_R[r] of what was kept, or the mask token where that is -1, plus row places_R[r] of the
     table. Each row that was kept is restored once."""
     return record.FUSED.unshuffle(kept_ND, mask_token_D, restore_R, table_LD, places_R)
+
+
+def decode_attention(
+    q_NHK: Tensor,
+    k_NGK: Tensor,
+    v_NGK: Tensor,
+    keys_BGCK: Tensor,
+    values_BGCK: Tensor,
+    held: Sequence[int],
+    new: Sequence[int] | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Write k and v of new tokens into a cache and attend, causally, to all that each sequence then holds.
+
+    keys, values: of C places for each sequence, of which the first held[b] are taken; the next new[b] are written. Rows
+    are the new tokens of the sequences end to end, one of each when `new` is absent. scale: 1 / sqrt(K) when absent.
+    There is no gradient.
+    """
+    chunk = Chunk.of(held, [1] * len(held) if new is None else new, q_NHK.device)
+    cache = LayerCache(keys_BGCK, values_BGCK, chunk)
+    return record.FUSED.decode_attention(q_NHK, k_NGK, v_NGK, cache, q_NHK.shape[2] ** -0.5 if scale is None else scale)

@@ -113,11 +113,24 @@ def choose(op: str, x: torch.Tensor, default: Launch, interpreted: Launch, **siz
     """
     if x.device.type == "cpu" and not is_recording():
         return interpreted
-    buckets = tuple(sorted((name, int(triton.next_power_of_2(size))) for name, size in sizes.items()))
-    dtype = str(x.dtype).removeprefix("torch.")
     if is_recording():
-        return _find(op, _recorded_for, dtype, buckets) or default
-    return measured(op, torch.cuda.get_device_name(x.device), dtype, buckets) or default  # pragma: gpu
+        return _find(op, _recorded_for, *_bucket(x, sizes)) or default
+    return measured(op, torch.cuda.get_device_name(x.device), *_bucket(x, sizes)) or default  # pragma: gpu
+
+
+def measured_or_none(op: str, x: torch.Tensor, **sizes: int) -> Launch | None:
+    """The same where there is no default: of another form of an operation, which runs only where it was measured to be
+    faster, and so never in the interpreter."""
+    if is_recording():
+        return _find(op, _recorded_for, *_bucket(x, sizes))
+    if x.device.type == "cpu":
+        return None
+    return _find(op, torch.cuda.get_device_name(x.device), *_bucket(x, sizes))  # pragma: gpu
+
+
+def _bucket(x: torch.Tensor, sizes: Mapping[str, int]) -> tuple[str, tuple[tuple[str, int], ...]]:
+    buckets = tuple(sorted((name, int(triton.next_power_of_2(size))) for name, size in sizes.items()))
+    return str(x.dtype).removeprefix("torch."), buckets
 
 
 def cdiv(number: int, size: int) -> int:

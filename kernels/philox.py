@@ -31,8 +31,26 @@ def philox_words(seed_ptr, c0, c1, c2, c3):
 
     seed_ptr: int64 [2], run seed and step.
     """
-    key = (tl.load(seed_ptr).to(tl.uint64) & 0xFFFFFFFF) | (tl.load(seed_ptr + 1).to(tl.uint64) << 32)
-    return tl.philox(key, c0.to(tl.uint32), c1.to(tl.uint32), c2.to(tl.uint32), tl.cast(c3, tl.uint32))
+    return tl.philox(load_key(seed_ptr), c0.to(tl.uint32), c1.to(tl.uint32), c2.to(tl.uint32), tl.cast(c3, tl.uint32))
+
+
+@triton.jit
+def load_key(seed_ptr):
+    """The key uint64 of a seed int64 [2]: of each number the low 32 bits."""
+    return (tl.load(seed_ptr).to(tl.uint64) & 0xFFFFFFFF) | (tl.load(seed_ptr + 1).to(tl.uint64) << 32)
+
+
+@triton.jit
+def uniform_words(seed, step, group):
+    """The words of group number j // 4 of a draw's uniform numbers, see `pixelcore.uniform`: four of uint32."""
+    zero = tl.zeros((), tl.uint32)
+    return tl.philox(seed.to(tl.uint64), step.to(tl.uint32), group.to(tl.uint32), zero, zero)
+
+
+@triton.jit
+def uniform(word):
+    """The number of a word, rounded to fp32."""
+    return word.to(tl.float32) * 2.0**-32 + 2.0**-33
 
 
 @triton.jit

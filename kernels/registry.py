@@ -3,7 +3,9 @@
 from kernels import (
     adamw,
     add_norm,
+    attention,
     cross_entropy,
+    decode_attention,
     dropout,
     gelu,
     glu,
@@ -12,6 +14,13 @@ from kernels import (
     pixel_bce,
     pixel_mse,
     split_rope,
+    step_attend_project,
+    step_next_patch,
+    step_norm_glu,
+    step_norm_logits,
+    step_norm_qkv,
+    step_project_add,
+    step_sample_token,
     unshuffle,
 )
 from kernels.workshop.cases import Kernel
@@ -19,7 +28,9 @@ from kernels.workshop.cases import Kernel
 KERNELS: dict[str, Kernel] = {
     "adamw": adamw,
     "add_norm": add_norm,
+    "attention": attention,
     "cross_entropy": cross_entropy,
+    "decode_attention": decode_attention,
     "dropout": dropout,
     "gelu": gelu,
     "glu": glu,
@@ -28,5 +39,12 @@ KERNELS: dict[str, Kernel] = {
     "pixel_bce": pixel_bce,
     "pixel_mse": pixel_mse,
     "split_rope": split_rope,
+    "step_attend_project": step_attend_project,
+    "step_next_patch": step_next_patch,
+    "step_norm_glu": step_norm_glu,
+    "step_norm_logits": step_norm_logits,
+    "step_norm_qkv": step_norm_qkv,
+    "step_project_add": step_project_add,
+    "step_sample_token": step_sample_token,
     "unshuffle": unshuffle,
 }

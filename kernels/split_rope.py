@@ -9,6 +9,11 @@ There is nothing to reuse but the table, which stays in the cache, so the floor 
 projection is read once and written once, both ways. As separate operations the library reads and writes q and k once
 more for each of slice, widen, multiply, narrow. The gradient is written packed, as the product that follows wants it.
 
+A model without rotary positions gets views of the projection, for nothing. Their gradients would be packed by one more
+pass over memory (`torch.cat`, which is what the library does with the gradients of pieces), as long as a third of the
+attention itself. But the backward pass of attention writes dq, dk and dv side by side in one array: where they still
+stand so, that array is the gradient, and nothing moves.
+
 A program takes ROWS rows. It fetches their cosines and sines once and goes over all their heads, HEADS at a time:
 
     qkv_NO      [ q q q q | q q q q | k k k k | v v v v ]        H = 8, G = 4, HEADS = 4
@@ -247,6 +252,39 @@ class _SplitRope(torch.autograd.Function):
         return _backward(*gradients, *ctx.saved_tensors, ctx.halves), None, None, None, None, None
 
 
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_NO: Tensor, positions_N: Tensor, table: Tensor | None, layout: HeadLayout
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return reference(qkv_NO, positions_N, table, layout)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dq_NHK: Tensor, dk_NGK: Tensor, dv_NGK: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        return _packed(dq_NHK, dk_NGK, dv_NGK), None, None, None
+
+
+def _packed(dq_NHK: Tensor, dk_NGK: Tensor, dv_NGK: Tensor) -> Tensor:
+    """[N, O] of the three: what they are pieces of where they stand side by side, else a copy."""
+    parts = (dq_NHK, dk_NGK, dv_NGK)
+    shape = (dq_NHK.shape[0], sum(x.shape[1] * x.shape[2] for x in parts))
+    # a compiler's tensors have no addresses, and it moves what it likes
+    if not torch.compiler.is_compiling() and _side_by_side(parts, shape[1]):
+        return dq_NHK.as_strided(shape, (shape[1], 1))
+    return torch.cat(parts, dim=1).flatten(1)
+
+
+def _side_by_side(parts: tuple[Tensor, ...], columns: int) -> bool:
+    size, memory, place = parts[0].shape[2], parts[0].untyped_storage().data_ptr(), parts[0].storage_offset()
+    for x in parts:
+        if x.stride() != (columns, size, 1) or x.untyped_storage().data_ptr() != memory or x.storage_offset() != place:
+            return False
+        place += x.shape[1] * size
+    return True
+
+
 def fused(
     qkv_NO: Tensor, positions_N: Tensor, table: Tensor | None, layout: HeadLayout
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -260,7 +298,7 @@ def fused(
     num_heads = layout.num_heads + 2 * layout.num_key_value_heads
     check("qkv", qkv_NO, "N O", O=num_heads * layout.head_size)
     if layout.rotation == "none":
-        return reference(qkv_NO, positions_N, table, layout)
+        return _Split.apply(qkv_NO, positions_N, table, layout)  # pyright: ignore[reportReturnType]
     if layout.rotation not in ("interleaved", "half"):
         raise ValueError(f"rotation = {layout.rotation!r}: it must be 'interleaved', 'half' or 'none'")
     if layout.head_size % 2:

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelcore.dropout_bits import Drop, keep_attention, keep_features
-from pixelcore.kv_cache import LayerCache
+from pixelcore.dropout_bits import Drop, attention_p, keep_attention, keep_features
+from pixelcore.kv_cache import Chunk, LayerCache
 from pixelcore.packed import Packed
 
 IGNORED = -100  # the target of a row that no loss counts
@@ -85,7 +85,7 @@ def softmax_attention(
     """Attention as its formula: softmax(scale * q k^T + rule) v in each document, and the log-sum-exp fp32 [N, H].
 
     Keys and values are the rows of the document that `packed.visible` names, its first ones; of the rule "real_fake"
-    all of them.
+    all of them. Where it names none, a row sees nothing: its output is zero and its log-sum-exp -inf.
     """
     outputs, log_sums = [], []
     group = q_NHK.shape[1] // k_NGK.shape[1]
@@ -104,7 +104,7 @@ def softmax_attention(
         weights_HTS = scores_HTS.softmax(-1)
         if drop is not None:
             keep_HTS = keep_attention(drop, first, length, q_NHK.shape[1], visible)
-            weights_HTS = weights_HTS * keep_HTS / (1 - drop.p)
+            weights_HTS = weights_HTS * keep_HTS / (1 - attention_p(drop.p))
         outputs.append((weights_HTS.to(v_HSK.dtype) @ v_HSK).transpose(0, 1))
         log_sums.append(scores_HTS.logsumexp(-1).transpose(0, 1))
         first += length
@@ -377,15 +377,16 @@ def _unpacked(pixels_PB: Tensor, num_values: int) -> Tensor:
 def decode_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, cache: LayerCache, scale: float) -> Tensor:
     """Append k and v of the new tokens to the cache and attend, causally, to all that each sequence holds.
 
-    Rows are the new tokens of each sequence of the cache end to end, `cache.new` of them. Chunks of any length give
+    Rows are the new tokens of each sequence of the cache end to end, as `cache.chunk` says. Chunks of any length give
     what one pass over the whole sequence gives.
     """
     cache.append(k_NGK, v_NGK)
+    assert cache.chunk is not None
     grouped = q_NHK.shape[1] != k_NGK.shape[1]
-    if max(cache.new) == 1:
-        return _next_row_attention(q_NHK, cache, scale, grouped)
+    if max(cache.chunk.new) == 1:
+        return _next_row_attention(q_NHK, cache, cache.chunk, scale, grouped)
     outputs, first = [], 0
-    for sequence, (held, new) in enumerate(zip(cache.held, cache.new, strict=True)):
+    for sequence, (held, new) in enumerate(zip(cache.chunk.held, cache.chunk.new, strict=True)):
         q_HTK = q_NHK[first : first + new].transpose(0, 1)[None]
         keys, values = (x[sequence, :, : held + new][None] for x in (cache.keys, cache.values))
         # one new token sees everything; with nothing held the library's causal rule fits; else the diagonal is shifted
@@ -398,14 +399,14 @@ def decode_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, cache: LayerCa
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _next_row_attention(q_BHK: Tensor, cache: LayerCache, scale: float, grouped: bool) -> Tensor:
+def _next_row_attention(q_BHK: Tensor, cache: LayerCache, chunk: Chunk, scale: float, grouped: bool) -> Tensor:
     """One new token for each sequence, which sees all that its sequence holds: one dense batch, in which what stands
     behind the end of a shorter sequence is hidden."""
-    held, longest = cache.held, max(cache.held) + 1
+    longest = max(chunk.held) + 1
     visible_B11S = None
-    if min(held) + 1 < longest:
-        last_B1 = torch.tensor(held, device=q_BHK.device)[:, None]
-        visible_B11S = (torch.arange(longest, device=q_BHK.device) <= last_B1)[:, None, None]
+    if min(chunk.held) + 1 < longest:
+        place_S = torch.arange(longest, device=q_BHK.device)
+        visible_B11S = (place_S <= chunk.held_B[:, None])[:, None, None]
     keys, values = (x[:, :, :longest] for x in (cache.keys, cache.values))
     out_BH1K = F.scaled_dot_product_attention(
         q_BHK[:, :, None], keys, values, visible_B11S, scale=scale, enable_gqa=grouped

@@ -18,15 +18,19 @@ from kernels.workshop.cases import Case
 from kernels.workshop.check import findings
 from kernels.workshop.composites import COMPOSITES
 from kernels.workshop.contest import Setting, Subject, attempt, time_case
-from kernels.workshop.peers import PEERS
+from kernels.workshop.peers import peers_of
 
 
 def subjects(kernels: Mapping[str, Any]) -> dict[str, Subject]:
     """These kernels, and the composites all of whose kernels are among them, by name."""
-    found = {name: Subject(name, kernel, PEERS.get(name, ()), {name: kernel}) for name, kernel in kernels.items()}
+    found = {
+        name: Subject(name, kernel, peers_of(name, kernel.reference), {name: kernel})
+        for name, kernel in kernels.items()
+    }
     for name, composite in COMPOSITES.items():
         if all(part in kernels for part in composite.PARTS):
-            found[name] = Subject(name, composite, PEERS[name], {part: kernels[part] for part in composite.PARTS})
+            parts = {part: kernels[part] for part in composite.PARTS}
+            found[name] = Subject(name, composite, peers_of(name, composite.reference), parts)
     return found
 
 

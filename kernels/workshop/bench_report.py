@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from kernels.workshop.contest import DIRECTIONS
+from kernels.workshop.targets import TARGETS, Book, Entry, measured, milliseconds, ours_of, over
 from pixelcore.errors import UserError
 
 _AHEAD, _LEAST = 1.10, 0.97
-Entry = Mapping[str, Any]
-Book = Mapping[str, Any]
+_ERRORS_BESIDE = {"attention": "FlashAttention-2, packed"}  # whose errors are shown, result by result, beside ours
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def verdicts(book: Book) -> list[Verdict]:
 
 
 def _verdict(book: Book, kernel: str) -> Verdict:
-    entries = _measured(book, kernel)
+    entries = measured(book, kernel)
     ratios = [ratio for entry in entries if (ratio := _over_best(entry)) is not None]
     in_all = sum(x["kernel"] == kernel for x in (*book["cases"], *book["left_out"]))
     peers = [x for entry in entries for x in entry["contestants"] if x["role"] == "peer" and x["status"] != "timed"]
@@ -73,102 +73,11 @@ def _geometric_mean(values: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
-def _measured(book: Book, kernel: str) -> list[Entry]:
-    return [x for x in book["cases"] if x["kernel"] == kernel and x["status"] == "measured"]
-
-
 def _over_best(entry: Entry) -> float | None:
-    direction = "both" if "both" in _ours(entry) else "forward"
-    peers = [_ms(x, direction) for x in entry["contestants"] if x["role"] in ("eager", "peer") and direction in x]
-    return min(peers) / _ms(_ours(entry), direction) if peers else None
-
-
-def _ours(entry: Entry) -> Entry:
-    return next(x for x in entry["contestants"] if x["role"] == "ours")
-
-
-def _ms(contestant: Entry, direction: str) -> float:
-    return contestant[direction]["median_ms"]
-
-
-# ------------------------------------------------------------------ targets
-
-
-@dataclass(frozen=True)
-class Target:
-    """A promise over every shape. Without a peer it is about the share of a copy's bandwidth; with one about its time
-    over ours, at least, or about ours over its, at most."""
-
-    what: str
-    kernel: str
-    direction: str
-    peer: str | None = None
-    least: float | None = None
-    most: float | None = None
-
-    def line(self, book: Book) -> str:
-        sign, bound = (">=", self.least) if self.least is not None else ("<=", self.most)
-        assert bound is not None
-        start = f"{self.what:60}{f'{sign} {self._text(bound)}':>10}"
-        values = self.values(book)
-        if not values:
-            return f"{start}  unmeasured"
-        worst = min(values) if self.least is not None else max(values)
-        kept = worst >= bound if self.least is not None else worst <= bound
-        shapes = f"worst of {len(values)}" if len(values) > 1 else "one shape"
-        return f"{start}  {self._text(worst)} ({shapes}) {'kept' if kept else 'MISSED'}"
-
-    def values(self, book: Book) -> list[float]:
-        """What was measured, at each shape."""
-        if self.peer is None:
-            found = [_ours(x).get(self.direction, {}).get("share_of_copy") for x in _measured(book, self.kernel)]
-            return [share for share in found if share is not None]
-        ratios = _over(book, self.kernel, self.peer, self.direction)
-        return ratios if self.most is None else [1 / ratio for ratio in ratios]
-
-    def _text(self, value: float) -> str:
-        return f"{value:.0%}" if self.peer is None else f"{value:.2f}x"
-
-
-def _over(book: Book, kernel: str, peer: str, direction: str) -> list[float]:
-    """The peer's time over ours, wherever both were timed."""
-    found = []
-    for entry in _measured(book, kernel):
-        ours = _ours(entry)
-        timed = [x for x in entry["contestants"] if x["name"] == peer and direction in x and direction in ours]
-        found += [_ms(x, direction) / _ms(ours, direction) for x in timed]
-    return found
-
-
-def _bandwidth(kernel: str, direction: str, least: float) -> Target:
-    return Target(f"{kernel}, {direction}, of the copy's bandwidth", kernel, direction, least=least)
-
-
-TARGETS: tuple[Target, ...] = (
-    _bandwidth("add_norm", "forward", 0.90),
-    _bandwidth("add_norm", "backward", 0.80),
-    Target("add_norm, backward, over Liger-Kernel", "add_norm", "backward", "Liger-Kernel", 1.5),
-    Target("add_norm, backward, over torch.compile", "add_norm", "backward", "torch.compile", 1.5),
-    _bandwidth("glu", "forward", 0.92),
-    _bandwidth("glu", "backward", 0.92),
-    _bandwidth("split_rope", "forward", 0.88),
-    _bandwidth("split_rope", "backward", 0.88),
-    Target("split_rope over eager", "split_rope", "both", "eager", 3.0),
-    Target("patch_embed over the published chain", "embed_strips", "both", "as published", 4.0),
-    Target(
-        "head and cross_entropy, in times of their three products",
-        "head_cross_entropy",
-        "both",
-        "its three products",
-        most=1.2,
-    ),
-    *(
-        Target(f"{loss} over {peer}", loss, "both", peer, least)
-        for loss in ("pixel_mse", "pixel_bce", "mixture_bce")
-        for peer, least in (("eager", 3.0), ("torch.compile", 1.2))
-    ),
-    Target("adamw over torch fused, clip, cast", "clip_adamw", "forward", "torch fused, clip, cast", 1.15),
-)
+    direction = "both" if "both" in ours_of(entry) else "forward"
+    others = [x for x in entry["contestants"] if x["role"] in ("eager", "peer") and direction in x]
+    peers = [milliseconds(x, direction) for x in others]
+    return min(peers) / milliseconds(ours_of(entry), direction) if peers else None
 
 
 # ------------------------------------------------------------------ pages
@@ -198,34 +107,46 @@ def _case(entry: Entry) -> str:
     if entry["status"] != "measured":
         return f"{title}: {entry['status']}: {entry['reason']}"
     heads = "".join(f"{f'{name}, ms':>16}{'ours':>7}" for name in DIRECTIONS)
-    lines = [title, f"  {'':24}{heads}{'noise':>7}{'host us':>9}{'peak MB':>9}{'error':>9}"]
-    lines += [_row(x, _ours(entry)) for x in entry["contestants"]]
+    lines = [title, f"  {'':30}{heads}{'noise':>7}{'host us':>9}{'peak MB':>9}{'error':>9}"]
+    lines += [_row(x, ours_of(entry)) for x in entry["contestants"]]
     shares = [
         f"{direction} {found['gb_s']:.0f} GB/s = {found['share_of_copy']:.0%} of a copy"
         for direction in DIRECTIONS
-        if (found := _ours(entry).get(direction)) and found["share_of_copy"]
+        if (found := ours_of(entry).get(direction)) and found["share_of_copy"]
     ]
     shares += [
         f"{direction} {found['tflop_s']:.0f} TFLOP/s"
         for direction in DIRECTIONS
-        if (found := _ours(entry).get(direction)) and found["tflop_s"]
+        if (found := ours_of(entry).get(direction)) and found["tflop_s"]
     ]
-    return "\n".join([*lines, *([f"  ours: {', '.join(shares)}"] if shares else [])])
+    return "\n".join([*lines, *([f"  ours: {', '.join(shares)}"] if shares else []), *_errors(entry)])
+
+
+def _errors(entry: Entry) -> list[str]:
+    """A line with the error of each result, ours and a peer's."""
+    name = _ERRORS_BESIDE.get(entry["kernel"])
+    found = next((x for x in entry["contestants"] if x["name"] == name and x.get("errors")), None)
+    if found is None:
+        return []
+    ours = ours_of(entry)["errors"]
+    return [f"  errors, ours / {name}: " + ", ".join(f"{x} {ours[x]:.1e} / {found['errors'][x]:.1e}" for x in ours)]
 
 
 def _row(x: Entry, ours: Entry) -> str:
     if x["status"] != "timed":
-        return f"  {x['name']:24} {x['status']}: {x['reason']}"
+        return f"  {x['name']:30} {x['status']}: {x['reason']}"
     cells, last = "", x["both"] if "both" in x else x["forward"]
     for direction in DIRECTIONS:
         if direction in x:
-            cells += f"{_ms(x, direction):16.4f}{_ms(x, direction) / _ms(ours, direction):6.2f}x"
+            cells += (
+                f"{milliseconds(x, direction):16.4f}{milliseconds(x, direction) / milliseconds(ours, direction):6.2f}x"
+            )
         else:
             cells += f"{'-':>16}{'':7}"
     peak = "-" if x["peak_bytes"] is None else f"{x['peak_bytes'] / 1e6:.0f}"
     error = "-" if x["error"] is None else f"{x['error']:.0e}"
     noise = max(x[direction]["noise"] for direction in DIRECTIONS if direction in x)
-    return f"  {x['name']:24}{cells}{noise:7.1%}{last['host_ms'] * 1e3:9.0f}{peak:>9}{error:>9}"
+    return f"  {x['name']:30}{cells}{noise:7.1%}{last['host_ms'] * 1e3:9.0f}{peak:>9}{error:>9}"
 
 
 def _first(found: Mapping[str, Any]) -> str:
@@ -257,11 +178,11 @@ def plot(book: Book, path: Path) -> None:
 
     bars: list[tuple[str, float]] = []
     for kernel in dict.fromkeys(x["kernel"] for x in book["cases"]):
-        entries = _measured(book, kernel)
+        entries = measured(book, kernel)
         names = dict.fromkeys(x["name"] for entry in entries for x in entry["contestants"] if x["role"] != "ours")
         for name in names:
-            direction = "both" if any("both" in _ours(entry) for entry in entries) else "forward"
-            ratios = _over(book, kernel, name, direction)
+            direction = "both" if any("both" in ours_of(entry) for entry in entries) else "forward"
+            ratios = over(measured(book, kernel), (name,), direction)
             if ratios:
                 bars.append((f"{kernel}: {name}", _geometric_mean(ratios)))
     figure = Figure(figsize=(9, 1.2 + 0.25 * len(bars)), layout="constrained")

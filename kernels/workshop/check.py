@@ -197,10 +197,14 @@ def _within_budget(names: tuple[str, str, str], what: str, ours: Tensor, yardsti
     if ours.numel() == 0:
         return Finding(*names, what, 0.0, 0.0, ())
     wide = torch.promote_types(truth.dtype, torch.float32)
+    infinite = truth == -torch.inf  # the log-sum-exp of nothing, and nothing else will do
+    wrong = infinite & (ours != truth)
+    yardstick, truth = yardstick.to(wide).masked_fill(infinite, 0), truth.masked_fill(infinite, 0)
     rounding = torch.finfo(ours.dtype).eps * truth.abs().max()
-    budget = float(2 * (yardstick.to(wide) - truth).abs().max() + rounding)
+    budget = float(2 * (yardstick - truth).abs().max() + rounding)
     assert math.isfinite(budget), f"{names}, {what}: the reference itself is not finite; choose other numbers"
-    difference = (ours.to(wide) - truth).abs().nan_to_num(nan=torch.inf)
+    difference = (ours.to(wide).masked_fill(infinite, 0) - truth).abs().nan_to_num(nan=torch.inf)
+    difference = difference.masked_fill(wrong, torch.inf)
     return Finding(*names, what, float(difference.max()), budget, _place(difference))
 
 

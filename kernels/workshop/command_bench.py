@@ -22,6 +22,7 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="kernels or composites, all where there is none")
     parser.add_argument("--first", action="store_true", help="the machine instead: ceilings, launches, attention")
+    parser.add_argument("--sweep", action="store_true", help="attention at all lengths instead: 128 to 16384")
     parser.add_argument("--dtype", default="bfloat16", metavar="D", help=f"{', '.join(_DTYPES)} (%(default)s)")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="begin no further case after so many seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the book: written after each case, and continued")
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if options.plot is not None:
         check_plot(options.plot)
     device = _device()
+    from kernels.workshop import sweep  # pragma: gpu
     from kernels.workshop.bench import plan, run_plan  # pragma: gpu
     from kernels.workshop.book import Book, identity  # pragma: gpu
     from kernels.workshop.ceilings import ceilings  # pragma: gpu
@@ -42,17 +44,20 @@ def run(options: argparse.Namespace) -> int:
     from kernels.workshop.first import first  # pragma: gpu
     from kernels.workshop.timing import CudaClock  # pragma: gpu
 
-    chosen = _chosen(options.names)  # pragma: gpu
+    chosen = _swept() if options.sweep else _chosen(options.names)  # pragma: gpu
     book = Book(options.json, identity(dtype, device))  # pragma: gpu
     clock = CudaClock(device)  # pragma: gpu
     if options.first:  # pragma: gpu
         well = first(device, clock, book, options.budget, _say)
     else:  # pragma: gpu
         setting = Setting(dtype, device, clock, ceilings(device, clock))
-        well = run_plan(plan(chosen), setting, book, options.budget, _say)
-    print(report(book.record))  # pragma: gpu
+        cases = plan(chosen)
+        if options.sweep:
+            cases = [(chosen[0], case) for case in sweep.CASES]
+        well = run_plan(cases, setting, book, options.budget, _say)
+    print(sweep.report(book.record) if options.sweep else report(book.record))  # pragma: gpu
     if options.plot is not None:  # pragma: gpu
-        plot(book.record, options.plot)
+        (sweep.plot if options.sweep else plot)(book.record, options.plot)
     return 0 if well else 1  # pragma: gpu
 
 
@@ -63,6 +68,8 @@ def _check(options: argparse.Namespace) -> torch.dtype:
         raise UserError(f"--budget {options.budget:g}: seconds, so it must be positive")
     if options.first and (options.names or options.plot):
         raise UserError("--first measures the machine: names of kernels and --plot have no effect with it")
+    if options.sweep and (options.first or options.names != ["attention"]):
+        raise UserError("--sweep is of attention alone: python -m kernels bench attention --sweep")
     return _DTYPES[options.dtype]
 
 
@@ -86,6 +93,13 @@ def _chosen(names: Sequence[str]) -> list[Any]:
         if name not in known:
             raise UserError(f"{name}: no such kernel{nearest(name, known)}; choose {', '.join(known)}")
     return [known[name] for name in names or known]
+
+
+def _swept() -> list[Any]:
+    from kernels.registry import KERNELS
+    from kernels.workshop.sweep import subject
+
+    return [subject(KERNELS["attention"])]
 
 
 def _say(line: str) -> None:

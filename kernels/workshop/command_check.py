@@ -13,6 +13,7 @@ import sys
 import torch
 from tqdm import tqdm
 
+from kernels.workshop.attention_errors import lines
 from kernels.workshop.check import Finding, cases_on, findings, narrowest
 from kernels.workshop.names import named
 from kernels.workshop.sanitize import sanitize
@@ -51,6 +52,9 @@ def run(options: argparse.Namespace) -> int:
             everything += found
             if not options.json:
                 progress.write(_line(name, dtype, len(cases), found), file=sys.stdout)
+                if name == "attention" and device.type == "cuda" and dtype.itemsize == 2:  # pragma: gpu
+                    for line in lines(kernels[name], dtype, device, cases):
+                        progress.write(line, file=sys.stdout)
     red = [finding for finding in everything if not finding.passed]
     if options.json:
         print(json.dumps({"device": str(device), "seed": options.seed, "findings": [_as_json(x) for x in everything]}))

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.registry import KERNELS
+from kernels.workshop.attention_composites import Attention, DecodeAttention, RopeAttention
 from kernels.workshop.cases import Case, Cost, Draw
-from pixelcore import ops
+from pixelcore import ops, step_ops
 
 _LIMIT = 1.0  # of the gradient's norm
 
@@ -160,6 +161,36 @@ class ClipAdamW(AdamW):
         return Cost(forward_bytes=update + update * 4 // (30 if case.get("shadows") else 28), backward_bytes=0)
 
 
+@dataclass(frozen=True)
+class StepNormQkv:
+    """A step's write into the cache, in place and without the copies of the check. It writes the same every time, so
+    nothing has to be as it was before."""
+
+    __name__ = "step_norm_qkv"
+    PARTS = ("step_norm_qkv",)
+    CASES = ()
+
+    @property
+    def TIMED(self) -> tuple[Case, ...]:
+        return tuple(_kernel("step_norm_qkv").TIMED)
+
+    @staticmethod
+    def reference(**given: Any) -> Tensor:
+        return step_ops.norm_qkv(**given)
+
+    @staticmethod
+    def fused(**given: Any) -> Tensor:
+        return _kernel("step_norm_qkv").norm_qkv(**given)
+
+    @staticmethod
+    def arguments(case: Case, draw: Draw) -> dict[str, Any]:
+        return _kernel("step_norm_qkv").arguments(case, draw)
+
+    @staticmethod
+    def cost(case: Case, size: int) -> Cost:
+        return _kernel("step_norm_qkv").cost(case, size)
+
+
 def _clipped(limit: float, **given: Any) -> dict[str, Any]:
     norm = torch.nn.utils.get_total_norm(given["gradients"])
     clip = (limit / (norm + 1e-6)).clamp(max=1.0)
@@ -175,6 +206,10 @@ COMPOSITES: dict[str, Any] = {
     "embed_strips": EmbedStrips(),
     "head_cross_entropy": HeadCrossEntropy(),
     "clip_adamw": ClipAdamW(),
+    "step_norm_qkv": StepNormQkv(),  # in place of the kernel's own
+    "attention": Attention(),  # in place of the kernel's own
+    "decode_attention": DecodeAttention(),  # in place of the kernel's own
+    "rope_attention": RopeAttention(),
 }
 
 # What an operation leaves changed beside its results, and must find as it was before: without it the gradients shrink

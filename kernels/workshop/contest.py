@@ -8,11 +8,14 @@ directions are timed by the rules of `timing.py`:
     forward     as in training: the graph is built and what the backward pass needs is kept, by everyone
     backward    of a graph that was just built, outside the measurement, and is used once
     both        one after the other; for losses, whose gradient is finished in the forward pass, the only fair figure
+
+The book also keeps the error of every result and every gradient, of everyone, and the most memory that forward and
+backward pass together held.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.workshop.cases import Case, Draw
+from kernels.workshop.arena import Arena, OnDevice
+from kernels.workshop.cases import Case
 from kernels.workshop.composites import IN_PLACE
+from kernels.workshop.own_layout import OwnLayout
 from kernels.workshop.peers import Peer, missing
 from kernels.workshop.timing import Clock, Step, Times, measure
 
@@ -73,8 +78,9 @@ def time_case(subject: Subject, case: Case, setting: Setting) -> dict[str, Any]:
     ready = [contestant for contestant in contestants if contestant.entry["status"] == "timed"]
     work = _work(kernel.cost(case, setting.dtype.itemsize))
     for direction in DIRECTIONS if arena.leaves else DIRECTIONS[:1]:
-        times = measure([contestant.step(direction) for contestant in ready], setting.clock, setting.seconds)
-        for contestant, found in zip(ready, times, strict=True):
+        taking_part = [contestant for contestant in ready if contestant.runs(direction)]
+        times = measure([contestant.step(direction) for contestant in taking_part], setting.clock, setting.seconds)
+        for contestant, found in zip(taking_part, times, strict=True):
             contestant.entry[direction] = found.as_dict() | _rates(found, *work[direction], setting.ceilings)
     return {
         "status": "measured",
@@ -98,77 +104,6 @@ def attempt(call: Callable[[], Any]) -> tuple[Any, str | None]:
         return None, f"{type(cause).__name__}: {' '.join(lines[0].split())[:300] if lines else 'no message'}"
 
 
-# ------------------------------------------------------------------ what everyone shares
-
-
-@dataclass(frozen=True)
-class OnDevice(Draw):
-    """Draws on the device: hundreds of millions of numbers from a CPU would take longer than all that is timed."""
-
-    def _source(self) -> torch.Generator:
-        seed = int(torch.randint(2**40, (), generator=self.generator))
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def normal(
-        self, *shape: int, scale: float = 1.0, shift: float = 0.0, grad: bool = False, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        x = torch.randn(*shape, generator=self._source(), device=self.device) * scale + shift
-        return x.to(dtype or self.dtype).requires_grad_(grad)
-
-    def integers(self, low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.randint(low, high, shape, generator=self._source(), device=self.device).to(dtype)
-
-
-class Arena:
-    """The arguments of a case, which of them are differentiated, and the gradients that arrive from above.
-
-    renewed: of an operation that works in place, the arguments that every call must find as they were; its other lists
-    of tensors are its results. dtype: in which gradients from above are rounded.
-    """
-
-    def __init__(self, given: dict[str, Any], renewed: Sequence[str], dtype: torch.dtype) -> None:
-        self.given, self.renewed, self.dtype = given, tuple(renewed), dtype
-        self.leaves = [x for x in given.values() if isinstance(x, Tensor) and x.requires_grad]
-        lists = [name for name, x in given.items() if isinstance(x, list) and x and isinstance(x[0], Tensor)]
-        self.written = tuple(name for name in lists if name not in renewed) if renewed else ()
-        self.dirty: set[str] = set()
-        self._saved: dict[str, Any] = {}
-        self._above: dict[Any, Tensor] = {}
-        self.save((*self.written, *self.renewed))
-
-    def save(self, names: Iterable[str]) -> None:
-        for name in names:
-            x = self.given[name]
-            if name not in self._saved:
-                self._saved[name] = [y.clone() for y in x] if isinstance(x, list) else x.detach().clone()
-
-    @torch.no_grad()
-    def clean(self) -> None:
-        """Restore what was overwritten since."""
-        for name in self.dirty:
-            x = self.given[name]
-            if isinstance(x, list):
-                torch._foreach_copy_(x, self._saved[name])
-            else:
-                x.copy_(self._saved[name])
-        self.dirty.clear()
-
-    def gradients(self, outputs: Any) -> tuple[Tensor, ...]:
-        tensors = outputs if isinstance(outputs, tuple) else (outputs,)
-        reached = [(index, x) for index, x in enumerate(tensors) if x is not None and x.requires_grad]
-        above = [self._from_above(index, x) for index, x in reached]
-        return torch.autograd.grad([x for _, x in reached], self.leaves, above)
-
-    def _from_above(self, index: int, x: Tensor) -> Tensor:
-        """Normal numbers; one for a scalar, as losses are finished and their `scale` is the factor."""
-        key = (index, x.shape, x.dtype)
-        if key not in self._above:
-            generator = torch.Generator(x.device).manual_seed(index + 1)
-            drawn = torch.randn(x.shape, generator=generator, device=x.device) if x.dim() else torch.ones_like(x)
-            self._above[key] = drawn.to(self.dtype).to(x.dtype)
-        return self._above[key]
-
-
 class Contestant:
     """One way to run a case. entry: what the book says of it."""
 
@@ -176,15 +111,18 @@ class Contestant:
         self,
         name: str,
         role: str,
-        make: Callable[[], Callable[[], Any]],
+        make: Callable[[], Callable[[], Any] | OwnLayout],
         arena: Arena,
         overwrites: Sequence[str] = (),
         compared: bool = True,
         absent: str | None = None,
+        forward_only: bool = False,
     ) -> None:
         self.role, self.make, self.arena = role, make, arena
         self.overwrites = (*arena.renewed, *overwrites)
         self.compared = compared
+        self.differentiates = bool(arena.leaves) and not forward_only
+        self.own: OwnLayout | None = None
         self.entry: dict[str, Any] = {"name": name, "role": role}
         if absent is not None:
             self.entry |= {"status": "missing", "reason": absent}
@@ -205,6 +143,7 @@ class Contestant:
         errors, roundings, peak = found
         seconds = round(time.monotonic() - begin, 2)
         self.entry |= {"status": "timed", "error": max(errors, default=None), "peak_bytes": peak}
+        self.entry["errors"] = dict(zip(self._names(len(truth)), errors))
         self.entry["first_calls_s"] = seconds
         for index, (error, eager_error, rounding) in enumerate(zip(errors, eager_errors, roundings)):
             limit = _SLACK * (eager_error + rounding)
@@ -215,28 +154,48 @@ class Contestant:
         return errors
 
     def _first(self, truth: Sequence[Tensor], setting: Setting) -> tuple[list[float], list[float], int | None]:
-        self.prepared = self.make()
+        self.prepare()
+        if not self.compared:
+            self.whole()  # what is compiled is compiled before memory is counted
         results = self.results() if self.compared else []
+        truth = truth if self.differentiates else truth[: len(truth) - len(self.arena.leaves)]
         errors = distances(results, truth) if self.compared else []
         dtypes = [x.dtype if x.is_floating_point() else setting.dtype for x in results]
         roundings = [max(torch.finfo(setting.dtype).eps, torch.finfo(dtype).eps) for dtype in dtypes]
         del results
         self.arena.clean()
-        return errors, roundings, setting.clock.peak_bytes(self.both if self.arena.leaves else self.call)
+        return errors, roundings, setting.clock.peak_bytes(self.whole)
+
+    def _names(self, num_results: int) -> list[str]:
+        leaves = self.arena.differentiated
+        outputs = [f"output {index}" for index in range(num_results - len(leaves))]
+        return [*outputs, *(f"gradient of {name}" for name in leaves)]
+
+    def prepare(self) -> None:
+        made = self.make()
+        self.own = made if isinstance(made, OwnLayout) else None
+        self.prepared = made.call if isinstance(made, OwnLayout) else made
+
+    def runs(self, direction: str) -> bool:
+        return direction == "forward" or self.differentiates
 
     def call(self) -> Any:
         self.arena.dirty.update(self.overwrites)
         return self.prepared()
 
-    def both(self) -> Any:
-        return self.arena.gradients(self.call())
+    def gradients(self, outputs: Any) -> tuple[Tensor, ...]:
+        return self.arena.gradients(outputs, self.own)
+
+    def whole(self) -> Any:
+        outputs = self.call()
+        return self.gradients(outputs) if self.differentiates else outputs
 
     def step(self, direction: str) -> Step:
         if direction == "forward":
             return Step(self.arena.clean, lambda _: self.call())
         if direction == "backward":
-            return Step(self._after_forward, self.arena.gradients)
-        return Step(self.arena.clean, lambda _: self.both())
+            return Step(self._after_forward, self.gradients)
+        return Step(self.arena.clean, lambda _: self.whole())
 
     def _after_forward(self) -> Any:
         self.arena.clean()
@@ -248,15 +207,16 @@ class Contestant:
         if self.arena.written:
             return [torch.cat([x.flatten() for x in self.arena.given[name]]) for name in self.arena.written]
         tensors = outputs if isinstance(outputs, tuple) else (outputs,)
-        found = [x.detach() for x in tensors if x is not None]
-        return found + ([x.detach() for x in self.arena.gradients(outputs)] if self.arena.leaves else [])
+        found = [x for x in tensors if x is not None] + list(self.gradients(outputs) if self.differentiates else ())
+        return [x.detach() if self.own is None else self.own.rows(x.detach()) for x in found]
 
 
 def _peer(peer: Peer, arena: Arena) -> Contestant:
     random = peer.random and arena.given.get("drop") is not None
     role = "floor" if peer.floor else "peer"
     compared = not peer.floor and not random
-    return Contestant(peer.name, role, partial(peer.make, arena.given), arena, peer.overwrites, compared, missing(peer))
+    make = partial(peer.make, arena.given)
+    return Contestant(peer.name, role, make, arena, peer.overwrites, compared, missing(peer), peer.forward_only)
 
 
 # ------------------------------------------------------------------ errors and rates
@@ -277,7 +237,7 @@ def _truth(
 
     own = {name: widened(x) for name, x in given.items()}
     truth = Contestant("truth", "truth", lambda: lambda: reference(**own), Arena(own, renewed, dtype))
-    truth.prepared = truth.make()
+    truth.prepare()
     return truth.results()
 
 

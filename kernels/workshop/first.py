@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels.register import register
-from kernels.workshop import ceilings
+from kernels.registry import KERNELS
+from kernels.workshop import attention_peers, ceilings
 from kernels.workshop.book import Book
 from kernels.workshop.contest import attempt
 from kernels.workshop.timing import Clock, Step, measure
+from pixelcore.packed import Packed
 
 _SECONDS = 0.1
 
@@ -32,6 +34,14 @@ ATTENTION: dict[str, tuple[int, int, int, int, int, bool]] = {
     "pixel decoder": (256, 16, 16, 530, 32, False),
     "pixar-85m": (384, 12, 12, 360, 64, True),
     "100m": (32, 12, 4, 1024, 64, True),
+}
+# What was computed before anything was measured (specs/performance.md, section 1.1): milliseconds forward, and backward
+# in two kernels.
+FLOORS_MS = {
+    "pixel encoder": (0.157, 0.549),
+    "pixel decoder": (0.295, 0.653),
+    "pixar-85m": (0.199, 0.599),
+    "100m": (0.065, 0.228),
 }
 _BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -155,6 +165,41 @@ def attention(device: torch.device, clock: Clock, shapes: dict[str, Any] = ATTEN
     return found
 
 
+def our_attention(device: torch.device, clock: Clock, shapes: dict[str, Any] = ATTENTION) -> dict[str, Any]:
+    """Our kernels at the same shapes, packed FlashAttention-2 beside them, and how far above its floor each is. SDPA's
+    backends stand under "attention"."""
+    found: dict[str, Any] = {}
+    for name, shape in shapes.items():
+        for who, attend in (("ours", KERNELS["attention"].fused), ("FlashAttention-2, packed", _flash_2)):
+            result, failed = attempt(
+                lambda shape=shape, attend=attend: _attention(device, clock, shape, _packed(shape, attend, device))
+            )
+            if result is not None and name in FLOORS_MS:
+                for direction, floor_ms in zip(("forward", "backward"), FLOORS_MS[name], strict=True):
+                    result[f"{direction}_floors"] = result[f"{direction}_ms"] / floor_ms
+            found[f"{name}, {who}"] = result or {"failed": failed}
+    return found
+
+
+def _packed(shape: Any, attend: Callable[..., Any], device: torch.device) -> Callable[..., Tensor]:
+    """A function of packed rows as one of a dense batch, which is the same memory where all documents are as long."""
+    sequences, _, _, length, size, causal = shape
+    packed, rule = Packed.from_lengths([length] * sequences, device=device), "causal" if causal else "full"
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rows = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+        out = attend(*rows, packed, rule, size**-0.5)
+        out = out[0] if isinstance(out, tuple) else out
+        return out.unflatten(0, (sequences, length)).transpose(1, 2)
+
+    return call
+
+
+def _flash_2(q: Tensor, k: Tensor, v: Tensor, packed: Packed, rule: str, scale: float) -> Tensor:
+    given = {"q_NHK": q, "k_NGK": k, "v_NGK": v, "packed": packed, "rule": rule, "scale": scale}
+    return attention_peers.flash_2(given)()
+
+
 def flex_attention(device: torch.device, clock: Clock, shapes: dict[str, Any] = ATTENTION) -> dict[str, Any]:
     """The same of FlexAttention, compiled; its table of blocks is made outside the measurement."""
     found: dict[str, Any] = {}
@@ -240,6 +285,7 @@ PROBES: dict[str, Callable[[torch.device, Clock], dict[str, Any]]] = {
     "launches": launches,
     "calls": calls,
     "attention": attention,
+    "our attention": our_attention,
     "sustained product": lambda device, clock: ceilings.sustained(device),
     "FlexAttention": flex_attention,
 }

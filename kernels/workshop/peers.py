@@ -13,6 +13,9 @@ be compared.
     torch.compile     the same, compiled for this very shape
     Liger, QuACK      kernels in Triton and in CuTe, for transformers of text
     as published      the steps of the original program, where they are not those of the reference
+    FlashAttention-2, cuDNN, FlexAttention, SDPA    of attention, packed and padded: see `attention_peers.py`
+
+A kernel that does not stand in the table, as those of a decoding step, is compared with its own reference, compiled.
 """
 
 import importlib
@@ -21,8 +24,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend
 
-from kernels.workshop import peer_calls
+from kernels.registry import KERNELS
+from kernels.workshop import attention_peers, cudnn_frontend, decode_peers, peer_calls
+from kernels.workshop.own_layout import OwnLayout
 from kernels.workshop.peer_calls import Call, Given
 from pixelcore import ops
 
@@ -32,14 +38,15 @@ class Peer:
     """make: from a case's arguments to a call. needs: a module, or a module:name, without which it is missing.
     overwrites: arguments that a call leaves changed, which are restored before the next one. random: draws bits of its
     own where the case drops. floor: not the operation but a part that nobody can avoid, so it takes no part in the
-    verdict."""
+    verdict. forward_only: it has no backward pass here."""
 
     name: str
-    make: Callable[[Given], Call]
+    make: Callable[[Given], Call | OwnLayout]
     needs: str = ""
     overwrites: tuple[str, ...] = ()
     random: bool = False
     floor: bool = False
+    forward_only: bool = False
 
 
 def missing(peer: Peer) -> str | None:
@@ -68,12 +75,30 @@ def _compiled(function: Callable[..., Any]) -> Callable[[Given], Call]:
     return make
 
 
+def peers_of(name: str, reference: Callable[..., Any]) -> tuple[Peer, ...]:
+    """Those of the table, or the compiled reference."""
+    return PEERS[name] if name in PEERS else (Peer(_COMPILE, _compiled(reference)),)
+
+
+def _our_turn(*given: Any) -> Any:
+    return KERNELS["split_rope"].fused(*given)
+
+
 # ------------------------------------------------------------------ the table
 
 
 _LIGER, _QUACK = "Liger-Kernel", "QuACK"
 _COMPILE, _BEST = "torch.compile", "torch, best practice"
 _LIGER_OPS = "liger_kernel.ops"
+_FLASH_2, _VARLEN = "FlashAttention-2, packed", "torch.nn.attention.varlen:varlen_attn"
+_FLEX = "torch.nn.attention.flex_attention:flex_attention"
+_PADDED = {  # the name says what is forced
+    "SDPA cuDNN, padded": SDPBackend.CUDNN_ATTENTION,
+    "SDPA flash, padded": SDPBackend.FLASH_ATTENTION,
+    "SDPA efficient, padded": SDPBackend.EFFICIENT_ATTENTION,
+    "SDPA math, padded": SDPBackend.MATH,
+    "SDPA's choice, padded": None,
+}
 
 PEERS: dict[str, tuple[Peer, ...]] = {
     "add_norm": (
@@ -119,6 +144,30 @@ PEERS: dict[str, tuple[Peer, ...]] = {
         Peer("F.linear_cross_entropy", peer_calls.torch_head, "torch.nn.functional:linear_cross_entropy"),
         Peer(_LIGER, peer_calls.liger_head, "liger_kernel.transformers.functional"),
         Peer(_QUACK, peer_calls.quack_head, "quack.linear_cross_entropy"),
+    ),
+    "attention": (
+        Peer(_FLASH_2, attention_peers.flash_2, _VARLEN, random=True),
+        *(Peer(name, attention_peers.padded(backend), random=True) for name, backend in _PADDED.items()),
+        Peer("SDPA by lengths", attention_peers.library),
+        Peer("FlexAttention, packed", attention_peers.flex, _FLEX),
+        Peer("FlashAttention-4, packed", attention_peers.flash_4, "flash_attn.cute:flash_attn_varlen_func"),
+        Peer("cuDNN frontend, packed", cudnn_frontend.attention, "cudnn:pygraph"),
+        Peer(
+            "cuDNN, packed",
+            attention_peers.cudnn,
+            random=True,
+            forward_only=not attention_peers.packed_cudnn_has_backward(),
+        ),
+    ),
+    "decode_attention": (
+        Peer("SDPA, static cache", _plain(decode_peers.static_cache)),
+        Peer("SDPA, static cache, compiled", _compiled(decode_peers.static_cache)),
+        Peer("FlexAttention, static cache", decode_peers.flex, _FLEX),
+    ),
+    "rope_attention": (
+        Peer("our RoPE, cuDNN SDPA", attention_peers.rope_cudnn(_our_turn)),
+        Peer("RoPE and cuDNN SDPA, compiled", attention_peers.rope_compiled),
+        Peer("our RoPE, FlashAttention-2", attention_peers.rope_flash_2(_our_turn), _VARLEN),
     ),
     "clip_adamw": (Peer("torch fused, clip, cast", _plain(peer_calls.clip_adamw)),),
 }

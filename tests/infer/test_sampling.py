@@ -5,17 +5,10 @@ import math
 import pytest
 import torch
 
-from infer.sampling import (
-    SamplingConfig,
-    choose,
-    draw,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-    next_token_probabilities,
-    penalise_repetition,
-)
+from infer.sampling import SamplingConfig, choose, next_token_probabilities
 from pixelcore.errors import UserError
+from pixelcore.step_sampling import draw, keep_min_p, keep_top_k, keep_top_p, penalise_repetition
+from pixelcore.uniform import numbers_of, uniforms
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5, 1.0, -3.0]])
 OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -49,6 +42,8 @@ def test_top_k_keeps_the_k_largest():
     assert _kept(keep_top_k(LOGITS, 2)) == [0, 3]
     assert _kept(keep_top_k(LOGITS, 1)) == [0]
     assert _kept(keep_top_k(LOGITS, 0)) == _kept(keep_top_k(LOGITS, 99)) == [0, 1, 2, 3, 4]
+    for k in (0, 1, 2, 5, 99):  # a number that only the device knows
+        assert _kept(keep_top_k(LOGITS, torch.tensor(float(k)))) == _kept(keep_top_k(LOGITS, k))
 
 
 def test_top_p_keeps_the_token_that_crosses():
@@ -57,6 +52,12 @@ def test_top_p_keeps_the_token_that_crosses():
     assert _kept(keep_top_p(logits, 0.5)) == [1, 3]
     assert _kept(keep_top_p(logits, 0.75)) == [1, 2, 3]
     assert _kept(keep_top_p(logits, 1.0)) == [0, 1, 2, 3]
+
+
+def test_ties_with_the_last_token_that_stays_stay():
+    logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0]])
+    assert _kept(keep_top_k(logits, 2)) == _kept(keep_top_k(logits, torch.tensor(2.0))) == [1, 2, 3, 4]
+    assert _kept(keep_top_p(logits, 0.6)) == [1, 2, 3, 4]
 
 
 def test_top_p_treats_each_row_alone():
@@ -85,8 +86,7 @@ def test_rules_apply_in_their_order():
 def test_draws_follow_the_distribution():
     probability = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05], dtype=torch.float64)
     trials = 20_000
-    generator = torch.Generator().manual_seed(1)
-    drawn = draw(probability.expand(trials, -1), [generator] * trials)
+    drawn = draw(probability.expand(trials, -1), uniforms(torch.full((trials,), 1), torch.arange(trials), 1))
     counts = drawn.bincount(minlength=5).double()
     assert counts[1] == 0
     likely = probability > 0
@@ -96,28 +96,32 @@ def test_draws_follow_the_distribution():
 
 def test_a_draw_never_ends_on_a_token_without_probability():
     probability = torch.tensor([[0.1, 0.2, 0.7, 0.0, 0.0]], dtype=torch.float64)
-    generators = [torch.Generator().manual_seed(seed) for seed in range(500)]
-    assert int(draw(probability.expand(500, -1), generators).max()) <= 2
+    number_B1 = uniforms(torch.arange(500), torch.zeros(500, dtype=torch.int64), 1)
+    number_B1[:2, 0] = torch.tensor([2.0**-33, 1 - 2.0**-33], dtype=torch.float64)
+    assert int(draw(probability.expand(500, -1), number_B1).max()) <= 2
 
 
-def test_a_row_draws_from_its_own_generator_alone():
-    probability = torch.full((3, 50), 0.02, dtype=torch.float64)
-    together = draw(probability, [torch.Generator().manual_seed(seed) for seed in (4, 5, 6)])
-    alone = draw(probability[:1], [torch.Generator().manual_seed(5)])
-    assert together[1] == alone[0]
+def test_a_row_draws_by_its_own_seed_and_the_number_of_its_draw_alone():
+    logits, config = torch.zeros(3, 500), SamplingConfig(**OFF)
+    ahead = [numbers_of(seed) for seed in (4, 5, 6)]
+    assert len(set(choose(logits, None, config, ahead)[0])) == 3
+    (_, together, _), _ = choose(logits, None, config, ahead)
+    alone = numbers_of(5)
+    first, second = (choose(logits[:1], None, config, [alone])[0] for _ in range(2))
+    assert first != second == [together]
 
 
 def test_log_probability_is_that_of_the_unshaped_distribution():
     seen = torch.tensor([[True, False, False, False, False]])
     config = SamplingConfig(temperature=0.3, top_k=2, repetition_penalty=3.0)
-    (chosen,), (log_probability,) = choose(LOGITS, seen, config, [torch.Generator().manual_seed(0)])
+    (chosen,), (log_probability,) = choose(LOGITS, seen, config, [numbers_of(0)])
     assert log_probability == pytest.approx(LOGITS.log_softmax(-1)[0, chosen].item(), abs=1e-6)
 
 
 def test_greedy_choice_heeds_the_repetition_penalty():
     seen = torch.tensor([[True, False, False, False, False]])
     config = SamplingConfig(temperature=0, repetition_penalty=3.0)
-    assert choose(LOGITS, seen, config, [torch.Generator()])[0] == [3]
+    assert choose(LOGITS, seen, config, [])[0] == [3]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -126,7 +130,7 @@ def test_logits_that_are_not_finite_are_an_error_that_names_the_sequence(bad, te
     logits = LOGITS.repeat(2, 1)
     logits[1, 2] = bad
     with pytest.raises(UserError, match="sequence 1 of the batch"):
-        choose(logits, None, SamplingConfig(temperature=temperature), [torch.Generator(), torch.Generator()])
+        choose(logits, None, SamplingConfig(temperature=temperature), [numbers_of(0), numbers_of(1)])
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from kernels import functional
-from pixelcore import ops
+from pixelcore import ops, step_ops
 from pixelcore.dropout_bits import Drop
+from pixelcore.kv_cache import Chunk, LayerCache
 from pixelcore.packed import Packed
 
 
@@ -71,4 +72,20 @@ def test_a_layout_is_three_numbers():
 
 
 def test_every_operation_of_the_record_that_has_a_kernel_is_a_plain_function():
-    assert set(functional.__all__) == set(ops.Ops.__dataclass_fields__) - {"attention", "decode_attention"}
+    models = set(ops.Ops.__dataclass_fields__)
+    steps = set(step_ops.StepOps.__dataclass_fields__) - {"sample_token", "next_patch"}
+    assert set(functional.__all__) == models | steps
+
+
+def test_a_cache_may_be_two_plain_tensors():
+    q, k, v = draw(3, 4, 8).detach(), draw(3, 2, 8).detach(), draw(3, 2, 8, seed=1).detach()
+    ours_k, ours_v, wanted_k, wanted_v = torch.zeros(4, 2, 2, 6, 8).unbind()
+    cache = LayerCache(wanted_k, wanted_v)
+    for rows, held, new in ((slice(0, 3), [0, 0], [2, 1]), (slice(0, 2), [2, 1], [1, 1])):
+        more = None if max(new) == 1 else new
+        out = functional.decode_attention(q[rows], k[rows], v[rows], ours_k, ours_v, held, more)
+        cache.chunk = Chunk.of(held, new, "cpu")
+        expected = ops.decode_attention(q[rows], k[rows], v[rows], cache, 8**-0.5)
+        torch.testing.assert_close(out, expected)
+    assert torch.equal(ours_k, wanted_k)
+    assert torch.equal(ours_v, wanted_v)

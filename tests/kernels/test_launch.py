@@ -7,7 +7,7 @@ import torch
 
 from kernels import launch as launching
 from kernels.arguments import check, check_limit, check_together, rows
-from kernels.launch import Entry, Launch, choose, launch, measured, num_processors, recorded
+from kernels.launch import Entry, Launch, choose, launch, measured, measured_or_none, num_processors, recorded
 
 ENTRY = Entry("glu_forward", "NVIDIA H200", "bfloat16", {"columns": 2048}, Launch({"COLUMNS": 512}, 8, 2))
 
@@ -54,6 +54,15 @@ def test_a_launch_that_was_not_measured_is_said_once(op, device, dtype, columns,
     assert caplog.messages == [
         f"{op} on {device}, {dtype}, columns {columns}: not measured, running with the default launch"
     ]
+
+
+@pytest.mark.usefixtures("_table")
+def test_another_form_is_found_where_it_was_measured_and_nowhere_else():
+    x = torch.empty(2, dtype=torch.bfloat16)
+    assert measured_or_none("glu_forward", x, columns=1500) is None
+    for device, found in ((None, None), ("NVIDIA H200", ENTRY.how), ("NVIDIA A100", None)):
+        with recorded(device):
+            assert measured_or_none("glu_forward", x, columns=1500) is found
 
 
 def test_a_grid_of_no_programs_starts_nothing():

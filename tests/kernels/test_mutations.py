@@ -39,6 +39,9 @@ class Mutation(NamedTuple):
 # Short names of cases that several bugs show in.
 _LEARNS = "pixels that learn, signed"
 _FIRST = "first step, clipped, no decay"
+_SAMPLED = "sample, 32 components"
+_TOKEN, _CHUNKS, _SPLIT = "one token of one sequence", "chunks, ragged, one fills its cache", "decode_split"
+_BACKWARD = "attention_backward"
 MUTATIONS = (
     Mutation("adamw", "mask ends early", "at, at < size,", "at, at < size - 1,", _FIRST),
     Mutation("adamw", "no clip", "other=0) * clip", "other=0)", _FIRST),
@@ -140,6 +143,53 @@ MUTATIONS = (
     Mutation("split_rope", "dq turned forward", "cos, -sin, inside, H", "cos, sin, inside, H", "127 rows, halves"),
     Mutation("split_rope", "no second term", "a * sin + b * cos, mask", "b * cos, mask", "127 rows, halves"),
     Mutation(
+        "step_attend_project",
+        "the newest place is not seen",
+        "tl.load(lengths_ptr + sequence) + 1",
+        "tl.load(lengths_ptr + sequence)",
+        "1 row in two splits",
+    ),
+    Mutation("step_attend_project", "exponents of e", "SCALE=scale * LOG2_E", "SCALE=scale", "1 row in two splits"),
+    Mutation("step_attend_project", "no residual", "residual.to(tl.float32) + y", "y", "1 row, the second split empty"),
+    Mutation(
+        "step_norm_glu",
+        "mask ends early",
+        "inside = (row < num_rows) & (column < F)",
+        "inside = (row < num_rows) & (column < F - 1)",
+        "1 row",
+    ),
+    Mutation("step_norm_glu", "gate is up", "gate, up = tl.split", "up, gate = tl.split", "1 row"),
+    Mutation("step_norm_glu", "mean of a piece", "/ D + EPS", "/ DEPTH + EPS", "1 row", "step_rows"),
+    Mutation("step_norm_logits", "mask ends early", "& (column < V)[None]", "& (column < V - 1)[None]", "1 row"),
+    Mutation("step_norm_logits", "no eps", "/ D + EPS", "/ D", "1 row", "step_rows"),
+    Mutation(
+        "step_norm_logits",
+        "no weight of the norm",
+        " * tl.load(norm_ptr + column, mask=column < D, other=0).to(tl.float32)",
+        "",
+        "1 row",
+        "step_rows",
+    ),
+    Mutation("step_norm_qkv", "turned back", "a * cos - b * sin", "a * cos + b * sin", "1 row, halves"),
+    Mutation("step_norm_qkv", "v is turned", "inside & (pair < (H + G) * (K // 2))", "inside", "1 row, halves"),
+    Mutation(
+        "step_norm_qkv",
+        "a full sequence is written",
+        "fits = inside & (length < capacity)",
+        "fits = inside",
+        "3 rows, pairs, the second full",
+    ),
+    Mutation("step_project_add", "no residual", "residual.to(tl.float32) + y", "y", "1 row"),
+    Mutation("step_project_add", "mask ends early", "& (column < OUT)[None]", "& (column < OUT - 1)[None]", "1 row"),
+    Mutation(
+        "step_project_add",
+        "the last piece is lost",
+        "range(0, D, DEPTH)",
+        "range(0, D - D % DEPTH, DEPTH)",
+        "1 row",
+        "step_rows",
+    ),
+    Mutation(
         "unshuffle",
         "mask ends early",
         "mask=(source >= 0) & (column < D)",
@@ -148,6 +198,70 @@ MUTATIONS = (
     ),
     Mutation("unshuffle", "no position", " + position.to(WIDE)", "", "1 rows"),
     Mutation("unshuffle", "row 0 has no gradient", "restored = (source >= 0)", "restored = (source > 0)", "1 rows"),
+    Mutation("step_next_patch", "temperature forgotten", "sigmoid(odds / temperature)", "sigmoid(odds)", _SAMPLED),
+    Mutation("step_next_patch", "black is not made black", "paper & (black == 0)", "paper", "sample, nearly black"),
+    Mutation("step_next_patch", "one component's nats", "z < Z, score + nats", "z < 1, score + nats", "mixture"),
+    Mutation("step_sample_token", "penalty upside down", "x, 0.0) / penalty", "x, 0.0) * penalty", "every rule, seen"),
+    Mutation("step_sample_token", "half a nucleus", "from_low * p", "from_low * p / 2", "nucleus of 16 000"),
+    Mutation("step_sample_token", "groups before forgotten", "before + tl.cumsum(", "tl.cumsum(", "no rule"),
+    Mutation(
+        "decode_attention",
+        "a split ends early",
+        "tl.minimum(first + each, count)",
+        "tl.minimum(first + each, count) - 1",
+        _TOKEN,
+        _SPLIT,
+    ),
+    Mutation("decode_attention", "the last key is unseen", "key[None] <= seen", "key[None] < seen", _TOKEN, _SPLIT),
+    Mutation(
+        "decode_attention",
+        "splits weigh alike",
+        "tl.exp2(log - tl.where",
+        "tl.exp2(0 * log - 0 * tl.where",
+        _TOKEN,
+        _SPLIT,
+    ),
+    Mutation("decode_attention", "heads of another token", "token + place // RATIO", "token + place % TOKENS", _CHUNKS),
+    Mutation(
+        "decode_attention", "a value is not kept", "(place < TOKENS) & (token", "(place < TOKENS - 1) & (token", _CHUNKS
+    ),
+    Mutation(
+        "decode_attention", "keys of the chunk that come later", "end, row_token,", "end, row_token + 1,", _CHUNKS
+    ),
+    Mutation(
+        "attention",
+        "the last key is not seen",
+        "(there < shown - at)[None]",
+        "(there < shown - at - 1)[None]",
+        "one token, and twenty",
+        "attention_forward",
+    ),
+    Mutation(
+        "attention",
+        "no 1 / (1 - p)",
+        "(256 / (256 - THRESHOLD) / total)",
+        "(1 / total)",
+        "full, GQA 2, dropped",
+        "attention_forward",
+    ),
+    Mutation(
+        "attention",
+        "a sum is not corrected",
+        "total = total * correction + tl.sum",
+        "total = total + tl.sum",
+        "causal, GQA 3",
+        "attention_forward",
+    ),
+    Mutation("attention", "dq without delta", "(dweight - delta[:, None])", "dweight", "causal, GQA 3", _BACKWARD),
+    Mutation("attention", "dv without 1 / (1 - p)", "dv * KEPT", "dv", "full, GQA 2, dropped", _BACKWARD),
+    Mutation(
+        "attention",
+        "hidden keys have a gradient",
+        "dk = tl.where((column < shown)[:, None], dk, 0)",
+        "pass",
+        "causal, rows that are not seen",
+        _BACKWARD,
+    ),
 )
 
 

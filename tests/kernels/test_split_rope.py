@@ -48,6 +48,21 @@ def test_without_rotation_there_are_views_of_the_projection():
     assert [x.data_ptr() - qkv.data_ptr() for x in parts] == [0, 4 * 24, 4 * 36]
 
 
+def test_gradients_of_views_that_stand_side_by_side_are_not_copied():
+    qkv = torch.randn(5, 48, requires_grad=True)
+    parts = fused(qkv, torch.zeros(5, dtype=torch.int32), None, HeadLayout(4, 2, 6, "none"))
+    wanted = torch.randn(5, 48)
+    side_by_side = wanted.unflatten(1, (8, 6)).split((4, 2, 2), dim=1)
+    apart = tuple(x.clone() for x in side_by_side)
+    mixed = (*side_by_side[:2], apart[2])
+    exchanged = torch.cat((wanted[:, :24], wanted[:, 36:], wanted[:, 24:36]), dim=1).unflatten(1, (8, 6))
+    turned = (exchanged[:, :4], exchanged[:, 6:], exchanged[:, 4:6])
+    for upstream in (side_by_side, apart, mixed, turned):
+        (dqkv,) = torch.autograd.grad(parts, qkv, upstream, retain_graph=True)
+        assert torch.equal(dqkv, wanted)
+        assert (dqkv.data_ptr() == wanted.data_ptr()) == (upstream is side_by_side)
+
+
 @pytest.mark.parametrize("layout", [LAYOUT, HALVES])
 def test_gradients_are_read_where_attention_leaves_them(layout: HeadLayout):
     qkv = given()["qkv_NO"].requires_grad_()

@@ -1,8 +1,12 @@
 import pytest
 import torch
 
+from pixelcore.config import DecoderConfig, PixarConfig
 from pixelcore.errors import UserError
-from pixelcore.kv_cache import KVCache
+from pixelcore.kv_cache import Chunk, KVCache
+from pixelcore.models import decoder, pixar_trunk
+from pixelcore.models.pixar import Pixar
+from pixelcore.ops import rope_table
 
 
 def make_cache(num_sequences: int = 2, capacity: int = 6) -> KVCache:
@@ -84,3 +88,81 @@ def test_sequences_are_selected_reordered_and_doubled():
         assert torch.equal(layer.values, -layer.keys)
     cache.select([])
     assert cache.lengths == [] and not len(cache.layers[0].keys)
+
+
+def test_lengths_are_on_the_device_once_for_all_layers():
+    cache = make_cache(num_sequences=3)
+    cache.begin([1, 2, 3], "cpu")
+    cache.commit()
+    packed = cache.begin([2, 1, 1], "cpu")
+    first, second = (layer.chunk for layer in cache.layers)
+    assert first is second
+    assert first is not None
+    assert first.held_B.tolist() == [1, 2, 3]
+    assert first.starts.tolist() == [0, 2, 3, 4]
+    assert first.positions.tolist() == [1, 2, 2, 3]
+    assert packed.documents.tolist() == [0, 0, 2, 3]
+    numbers = (first.held_B, first.starts, first.positions)
+    assert {x.dtype for x in numbers} == {torch.int32}
+    assert len({x.untyped_storage().data_ptr() for x in numbers}) == 1  # one copy
+    assert not any(x.data_ptr() % 16 for x in numbers)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 5])
+def test_a_chunk_of_any_batch(batch: int):
+    new = [index % 3 + 1 for index in range(batch)]
+    chunk = Chunk.of([5] * batch, new, "cpu")
+    assert chunk.held_B.tolist() == [5] * batch
+    assert chunk.starts.diff().tolist() == new
+    assert chunk.positions.tolist() == [5 + place for more in new for place in range(more)]
+
+
+@pytest.mark.parametrize("new", [[0, 1], [1, -1]])
+def test_a_sequence_that_brings_nothing_is_refused(new: list[int]):
+    with pytest.raises(ValueError, match="must be positive"):
+        make_cache().begin(new, "cpu")
+
+
+def test_memory_is_taken_once_and_copied_when_a_sequence_leaves():
+    cache = make_cache()
+    places = [layer.keys.data_ptr() for layer in cache.layers]
+    for _ in range(3):
+        cache.begin([1, 1], "cpu")
+        for layer in cache.layers:
+            layer.append(torch.ones(2, 1, 4), torch.ones(2, 1, 4))
+        cache.commit()
+        cache.select([0, 1])
+    assert [layer.keys.data_ptr() for layer in cache.layers] == places
+    cache.select([1])
+    assert cache.lengths == [3]
+    assert all(len(layer.keys) == 1 and layer.keys[0, 0, :3].all() for layer in cache.layers)
+
+
+@pytest.mark.parametrize("family", ["decoder", "pixar"])
+def test_angles_are_computed_once(family: str, monkeypatch: pytest.MonkeyPatch):
+    """A table for each token would cost more than the token."""
+    models, calls = {"decoder": decoder, "pixar": pixar_trunk}[family], []
+    monkeypatch.setattr(models, "rope_table", lambda *given: calls.append(given) or rope_table(*given))
+    if family == "decoder":
+        model = decoder.Decoder(
+            DecoderConfig(
+                vocab_size=8,
+                context_length=8,
+                num_layers=2,
+                hidden_size=8,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                intermediate_size=8,
+            )
+        )
+    else:
+        model = Pixar(
+            PixarConfig(num_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=8, max_patches=8)
+        )
+    cache = model.new_cache(1, 6)
+    for _ in range(3):
+        if isinstance(model, decoder.Decoder):
+            model(torch.zeros(1, 2, dtype=torch.int64), cache=cache)
+        else:
+            model.read(torch.zeros(2, model.config.patch_values), [2], cache)
+    assert len(calls) == 1

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelcore.dropout_bits import Drop, keep_features
-from pixelcore.kv_cache import LayerCache
+from pixelcore.kv_cache import Chunk, LayerCache
 from pixelcore.ops import (
     IGNORED,
     HeadLayout,
@@ -245,6 +245,30 @@ def test_an_invisible_row_looks_and_is_not_looked_at(drop):
     assert log_sum.isfinite().all()
     q[invisible] += 1.0
     assert not torch.allclose(attention(q, k, v, VISIBLE, "full", 0.5)[0][invisible[:-2]], changed[invisible[:-2]])
+
+
+@pytest.mark.parametrize("rule", ["full", "causal"])
+@pytest.mark.parametrize("p", [None, 0.3])
+def test_rows_that_see_nothing_give_zeros(rule, p):
+    # of three documents the first shows nothing and the second has no rows
+    packed = replace(Packed.from_lengths([2, 3], visible=[2, 2]), lengths=(2, 0, 3), visible=(0, 0, 2))
+    drop = None if p is None else Drop(torch.tensor([3, 0]), packed, 0, p)
+    inputs = [draw(5, heads, 4, seed=seed, grad=True) for seed, heads in enumerate((4, 2, 2))]
+    q, k, v = inputs
+    out, log_sum = softmax_attention(q, k, v, packed, rule, 0.5, drop)
+    assert (out[:2] == 0).all() and (log_sum[:2] == -math.inf).all()
+    gradients = torch.autograd.grad((out, log_sum), inputs, (torch.ones_like(out), torch.ones_like(log_sum)))
+    assert all((x[:2] == 0).all() and x[2:].isfinite().all() for x in gradients)
+
+
+def test_attention_keeps_its_mean_when_weights_are_dropped():
+    packed = Packed.from_lengths([200])
+    q, k, v = draw(200, 16, 4), draw(200, 16, 4, seed=1), draw(200, 16, 4, seed=2)
+    whole, _ = softmax_attention(q, k, torch.ones_like(v), packed, "full", 0.1)
+    dropped, _ = softmax_attention(
+        q, k, torch.ones_like(v), packed, "full", 0.1, Drop(torch.tensor([3, 0]), packed, 0, 0.1)
+    )
+    assert abs((dropped - whole).mean()) < 0.002  # of 640,000 weights of deviation 0.34
 
 
 # documents of 3 real rows and 2 fakes, twice; of 1 and 1; without fakes; of more fakes than real rows, two of one reach
@@ -627,7 +651,7 @@ def test_chunks_over_a_cache_are_one_pass(chunks, num_key_value_heads):
     cache, outputs, first = LayerCache(memory[0], memory[1]), [], 0
     for chunk in chunks:
         rows = slice(first, first + chunk)
-        cache.held, cache.new = [first], [chunk]
+        cache.chunk = Chunk.of([first], [chunk], "cpu")
         outputs.append(decode_attention(q[rows], k[rows], v[rows], cache, 0.3))
         first += chunk
     torch.testing.assert_close(torch.cat(outputs), expected)
@@ -640,7 +664,7 @@ def test_a_ragged_batch_over_a_cache():
     memory = torch.full((2, 3, 2, 8, 8), 1e9, dtype=torch.float64)  # what stands behind an end is not seen
     cache, held = LayerCache(memory[0], memory[1]), [0, 0, 0]
     for chunk in chunks:
-        cache.held, cache.new = list(held), chunk
+        cache.chunk = Chunk.of(held, chunk, "cpu")
         rows = [slice(h, h + n) for h, n in zip(held, chunk, strict=True)]
         inputs = [torch.cat([qkv[part][r] for qkv, r in zip(documents, rows, strict=True)]) for part in range(3)]
         out = decode_attention(*inputs, cache, 0.3).split(chunk)
