@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels import attention, attention_backward, split_rope
+from kernels.attention_rules import RULES
 from kernels.launch import Launch
 from kernels.workshop.check import findings
 from pixelcore.dropout_bits import Drop
@@ -27,10 +28,12 @@ def one_pass(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_the_one_pass_form_stays_within_the_budgets_of_all_cases(one_pass: list[str]):
+def test_the_one_pass_form_stays_within_the_budgets_of_every_rule(one_pass: list[str]):
+    chosen = [case for case in attention.CASES if case["H"] <= 2 and sum(case["lengths"]) > 21]
+    assert {case["rule"] for case in chosen} == set(RULES)
     red = [
         str(finding)
-        for case in attention.CASES
+        for case in chosen
         for finding in findings(attention, case, torch.float32, torch.device("cpu"), variants=False)
         if not finding.passed
     ]
