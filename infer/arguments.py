@@ -84,12 +84,12 @@ def strips_choices(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def setting(item: str) -> tuple[str, Any]:
-    """Field and value of `render.x=v`; v is TOML, else a string."""
+def setting(item: str, of: str = "render") -> tuple[str, Any]:
+    """Field and value of `render.x=v`, or of another table; v is TOML, else a string."""
     path, equals, written = item.partition("=")
     table, dot, key = path.strip().rpartition(".")
-    if not equals or not key or (dot and table != "render"):
-        raise UserError(f"--set {item}: is not of the form render.x=v")
+    if not equals or not key or (dot and table != of):
+        raise UserError(f"--set {item}: is not of the form {of}.x=v")
     try:
         return key, tomllib.loads(f"value = {written.strip()}")["value"]
     except tomllib.TOMLDecodeError:

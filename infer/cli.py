@@ -7,6 +7,7 @@ to standard error. A user's mistake is one line and exit status 2, an interrupti
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import logging.handlers
@@ -31,11 +32,14 @@ from infer.arguments import (
     write,
 )
 from infer.benchmarks import bits_per_byte as measuring
+from infer.commands_analysis import run_map, run_probe, run_retrieval
 from infer.commands_attack import run_attack
 from infer.commands_bits import run_bits_per_character
 from infer.commands_pixar import run_continue
 from infer.commands_pixels import run_embed, run_reconstruct
+from infer.commands_report import run_report
 from infer.commands_robustness import run_robustness
+from infer.commands_tasks import run_evaluate_task, run_predict
 from infer.commands_testbed import run_testbed
 from infer.commands_words import run_babi, run_lambada, run_readability
 from infer.generate_tokens import DEFAULT_MAX_TOKENS, Generation, generate
@@ -85,8 +89,8 @@ def run_generate(argv: Sequence[str]) -> int:
     """Continue prompts."""
     parser = Parser(
         prog="python -m infer [generate]",
-        description="Continue prompts with a trained model. Other commands (each has --help): reconstruct, "
-        "continue, embed, evaluate, attack, inspect, export, read.",
+        description="Continue prompts with a trained model. Other commands (each has --help): predict, "
+        "reconstruct, continue, embed, evaluate, report, attack, inspect, export, read.",
         epilog="""examples:
   python -m infer --prompt "Once upon a time"                    the newest run under runs/
   python -m infer --model checkpoints/pixel_100m/latest.pt --prompt "Hello from PIXEL"
@@ -386,6 +390,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "continue": run_continue,
     "embed": run_embed,
     "attack": run_attack,
+    "predict": run_predict,
+    "report": run_report,
 }
 BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
     "bits-per-byte": run_bits_per_byte,
@@ -395,6 +401,13 @@ BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
     "babi": run_babi,
     "readability": run_readability,
     "robustness": run_robustness,
+    "classify": functools.partial(run_evaluate_task, "classify"),
+    "tag": functools.partial(run_evaluate_task, "tag"),
+    "parse": functools.partial(run_evaluate_task, "parse"),
+    "answer": functools.partial(run_evaluate_task, "answer"),
+    "retrieval": run_retrieval,
+    "probe": run_probe,
+    "map": run_map,
 }
 
 

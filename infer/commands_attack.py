@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from infer.arguments import Parser, check_picture, nearest, read_standard_input, save_picture, setting, write
 from infer.attack_figure import rows_of
+from infer.attack_files import run_attack_file
 from infer.attack_flags import KINDS, add_attacks, attacks_of, check_attacks, table_of
 from infer.attacks import Attack, AttackedPrompt, attacked_prompt, drawn_prompt
 from infer.confusables import STRATA
@@ -28,11 +29,14 @@ _LISTED = 8  # replacements that are shown one by one
 
 
 def run_attack(argv: Sequence[str]) -> int:
-    """Show what an attack does."""
+    """Show what an attack does, or attack a file."""
+    if any(one.partition("=")[0] == "--data" for one in argv):
+        return run_attack_file(argv)
     parser = Parser(
         prog="python -m infer attack",
         description="Attack a prompt and show it: the text, which characters were replaced and whether that can be "
-        "seen, and the strip. Needs no model; the renderer is PIXAR's unless another is named.",
+        "seen, and the strip. Needs no model; the renderer is PIXAR's unless another is named. With --data FILE the "
+        "words of a task's file are attacked instead: python -m infer attack --data FILE --help.",
         epilog=f"""{KINDS}
 examples:
   python -m infer attack --text "Mary went to the" --attack confusables --ratio 0.5

@@ -30,7 +30,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "pixel": ("vit_mae", "vit_task"),
     "vitmae": ("vit_mae",),
     "pixar": ("pixar",),
-    "safetensors": ("decoder", "vit_mae", "vit_task", "pixar"),
+    "safetensors": ("decoder", "vit_mae", "vit_task", "token_mlm", "token_task", "pixar", "pixar_task", "decoder_task"),
 }
 
 _log = logging.getLogger(__name__)

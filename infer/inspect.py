@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infer.load import read
 from pixelcore.accounting import card_number, num_parameters
-from pixelcore.config import DecoderConfig
+from pixelcore.config import DecoderConfig, DecoderTaskConfig, TokenEncoderConfig
 from pixelcore.durable import sha256_of_file
 from pixelcore.errors import UserError
 
@@ -41,7 +41,7 @@ def inspect(path: str | Path | None, *, tensors: bool = False) -> dict[str, obje
     }
     if isinstance(config, DecoderConfig):
         report |= {"parameters_on_original_card": card_number(config), "adapters": config.lora is not None}
-    else:
+    elif not isinstance(config, TokenEncoderConfig | DecoderTaskConfig):
         report |= {
             "frozen": sum(tensor.numel() for tensor in stored.weights.values()) - num_parameters(config),
             "poolings": list(_strings(stored.details.get("poolings", ()))),
@@ -109,10 +109,9 @@ def _about_tokens(report: Mapping[str, object]) -> list[str]:
     found = "none"
     if isinstance(tokenizer, Mapping):
         found = f"{tokenizer['vocab_size']} pieces, sha256 {tokenizer['sha256']}"
-    return [
-        f"{'parameters, original card':<28}{report['parameters_on_original_card']:,}",
-        f"{'tokenizer':<28}{found}",
-    ]
+    card = report.get("parameters_on_original_card")
+    lines = [] if card is None else [f"{'parameters, original card':<28}{card:,}"]
+    return [*lines, f"{'tokenizer':<28}{found}"]
 
 
 def _about_strips(report: Mapping[str, object]) -> list[str]:

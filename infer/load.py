@@ -26,6 +26,7 @@ RUNS = Path("runs")
 DECODERS = ("decoder",)
 PIXEL_MODELS = ("vit_mae", "vit_task")
 PIXAR_MODELS = ("pixar",)
+TASK_MODELS = ("vit_task", "token_task", "pixar_task", "decoder_task")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _log = logging.getLogger(__name__)
@@ -102,7 +103,11 @@ def read(
 _FOR = {
     "decoder": "it reads and writes tokens: use generate or evaluate bits-per-byte",
     "vit_mae": "it reads strips: use reconstruct, continue or embed",
-    "vit_task": "it reads strips for one task and paints none: use embed",
+    "vit_task": "it reads strips for one task and paints none: use predict, evaluate or embed",
+    "token_mlm": "it says which tokens are hidden: fine-tune it, python -m train --init",
+    "token_task": "it reads tokens for one task: use predict or evaluate",
+    "pixar_task": "it reads strips for one task: use predict or evaluate",
+    "decoder_task": "it reads tokens for one task and writes none: use predict or evaluate",
     "pixar": "it writes strips patch by patch: use continue, or evaluate by one of its benchmarks",
 }
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from infer.load import PIXEL_MODELS, choose_device, choose_dtype, read
 from kernels import choose_ops
 from pixelcore.checkpoint import build_model
-from pixelcore.config import PixarConfig, ViTConfig
+from pixelcore.config import PixarConfig, PixarTrunkConfig, ViTConfig
 from pixelcore.convert import text_renderer
 from pixelcore.errors import UserError
 from pixelcore.models.heads import ViTTask
@@ -119,7 +119,7 @@ def renderer_of(
             renderer = Renderer(RenderConfig.from_dict({**own["config"], **changed}))
         elif isinstance(published, Mapping):
             renderer = Renderer(_published(stored, published, changed))
-        elif isinstance(stored.config, PixarConfig):
+        elif isinstance(stored.config, PixarTrunkConfig):
             renderer = Renderer(_of_pixar(stored, stored.config, changed))
         else:
             _log.warning(
@@ -187,7 +187,7 @@ def _published(stored: Stored, table: Mapping[str, Any], changed: Mapping[str, A
     return RenderConfig.from_dict({**found, **changed})
 
 
-def _of_pixar(stored: Stored, model: PixarConfig, changed: Mapping[str, Any]) -> RenderConfig:
+def _of_pixar(stored: Stored, model: PixarTrunkConfig, changed: Mapping[str, Any]) -> RenderConfig:
     """PIXAR's renderer in patches of this model; what its own folder does not say. Source: specs/pixar.md, 1.1."""
     if "fonts" not in changed:
         _log.warning(
@@ -195,12 +195,13 @@ def _of_pixar(stored: Stored, model: PixarConfig, changed: Mapping[str, Any]) ->
             "may never have seen; --font FILE names the right one",
             stored.path,
         )
+    of_numbers = isinstance(model, PixarConfig) and model.head == "regression"
     colors = {1: "grey", 3: "rgb"}
     fitting: dict[str, Any] = {
         "height": model.patch_height,
         "patch_width": model.patch_width,
         "max_patches": model.max_patches,
-        "color": colors[model.num_channels] if model.head == "regression" else "binary",
+        "color": colors[model.num_channels] if of_numbers else "binary",
     }
     return RenderConfig.named("pixar", **{**fitting, **changed})
 
@@ -236,7 +237,7 @@ def _whole_number(table: Mapping[str, Any], key: str, default: int, file: Path) 
 
 def _check_fits(stored: Stored, config: RenderConfig) -> None:
     model = stored.config
-    assert isinstance(model, ViTConfig | PixarConfig)
+    assert isinstance(model, ViTConfig | PixarTrunkConfig)
     square = isinstance(model, ViTConfig)
     rows, width = (model.patch_size, model.patch_size) if square else (model.patch_height, model.patch_width)
     if (config.height, config.patch_width) != (rows, width):

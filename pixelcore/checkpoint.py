@@ -82,6 +82,7 @@ def write_checkpoint(
         "model": dataclasses.asdict(stored.config),
         "base": None if base is None else dict(base),
         "renderer": stored.renderer,
+        "task": stored.task,
         **manifest,
         "files": {file.name: sha256_of_file(file) for file in sorted(temporary.iterdir())},
     }
@@ -234,6 +235,7 @@ def read_checkpoint(folder: Path, *, with_optimizer: bool = False) -> Stored:
         weights=weights,
         tokenizer=tokenizer,
         renderer=manifest.get("renderer"),
+        task=manifest.get("task"),
         optimizer=optimizer,
         details=manifest,
     )

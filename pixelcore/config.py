@@ -67,10 +67,9 @@ class LoRAConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """A decoder-only token language model. Source: specs/decoder.md, sections 1 and 2."""
-
-    kind: ClassVar[str] = "decoder"
+class DecoderTrunkConfig:
+    """What reads tokens from left to right, whatever is made of what it has read. Source: specs/decoder.md, sections 1
+    and 2."""
 
     vocab_size: int
     context_length: int
@@ -80,7 +79,6 @@ class DecoderConfig:
     num_key_value_heads: int
     intermediate_size: int
     rope_base: float = 500000.0
-    tie_word_embeddings: bool = True
     dropout: float = 0.0
     attention_dropout: float = 0.0
     rms_norm_eps: float = 1e-5
@@ -114,18 +112,20 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
-    """An encoder of rendered text: patches of a strip, from left to right, and a CLS row before them.
+class DecoderConfig(DecoderTrunkConfig):
+    """A decoder-only token language model. tie_word_embeddings: the embedding's matrix scores the next token too."""
 
-    num_patches: rows of the position table, CLS not counted. num_channels: of the published patch projection; grey
-    strips are read as `num_channels` equal channels, without being copied. interpolate_positions: read strips of more
-    than num_patches patches by stretching the grid of positions; else they are refused.
+    kind: ClassVar[str] = "decoder"
+
+    tie_word_embeddings: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Blocks in which every row looks at all rows of its own text, and a CLS row before them, whatever is read.
     Source: specs/pixel.md, sections 2.1 to 2.3.
     """
 
-    patch_size: int = 16
-    num_patches: int = 529
-    num_channels: int = 3
     num_layers: int
     hidden_size: int
     num_attention_heads: int
@@ -135,19 +135,46 @@ class ViTConfig:
     layer_norm_eps: float = 1e-12
     qkv_bias: bool = True
     initializer_range: float = 0.02
-    interpolate_positions: bool = False
 
     def __post_init__(self) -> None:
-        _positive(self, "patch_size", "num_patches", "num_layers", "hidden_size", "num_attention_heads")
-        _positive(self, "intermediate_size", "layer_norm_eps", "initializer_range")
+        _positive(self, "num_layers", "hidden_size", "num_attention_heads", "intermediate_size", "layer_norm_eps")
+        _positive(self, "initializer_range")
         _share(self, "hidden_dropout", "attention_dropout")
-        if self.num_channels not in (1, 3):
-            raise ValueError(f"num_channels = {self.num_channels} must be 1 or 3")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size = {self.hidden_size} must be a multiple of num_attention_heads = "
                 f"{self.num_attention_heads}"
             )
+
+    @property
+    def num_units(self) -> int:
+        """Rows of the position table, CLS not counted: patches or tokens of the longest text."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig(EncoderConfig):
+    """An encoder of rendered text: patches of a strip, from left to right.
+
+    num_patches: rows of the position table, CLS not counted. num_channels: of the published patch projection; grey
+    strips are read as `num_channels` equal channels, without being copied. interpolate_positions: read strips of more
+    than num_patches patches by stretching the grid of positions; else they are refused.
+    """
+
+    patch_size: int = 16
+    num_patches: int = 529
+    num_channels: int = 3
+    interpolate_positions: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "patch_size", "num_patches")
+        if self.num_channels not in (1, 3):
+            raise ValueError(f"num_channels = {self.num_channels} must be 1 or 3")
+
+    @property
+    def num_units(self) -> int:
+        return self.num_patches
 
     @property
     def patch_values(self) -> int:
@@ -185,27 +212,36 @@ TASKS = ("sequence", "token", "qa", "parser")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTTaskConfig(ViTConfig):
-    """The encoder with the head of a task: "sequence" classifies a strip, "token" each patch, "qa" finds a span,
-    "parser" finds the head of each word and the relation to it. num_labels: classes of a strip or patch, relations of a
-    parser, 2 for "qa"; 1 of "sequence" is regression. pooling, of "sequence" alone: "mean", "max", "cls" or "pma<k>",
-    with k heads; pooler_norm: a LayerNorm in it ("cls" has none). Source: specs/pixel.md, section 3.
+class HeadConfig(EncoderConfig):
+    """An encoder with the head of a task: "sequence" classifies a text, "token" each of its units (patches or tokens),
+    "qa" finds a span, "parser" finds the head of each word and the relation to it. num_labels: classes of a text or
+    unit, relations of a parser, 2 for "qa"; 1 of "sequence" is regression; 0, of a preset, as many as the training data
+    has. pooling, of "sequence" alone: "mean", "max", "cls" or "pma<k>", with k heads; pooler_norm: a LayerNorm in it
+    ("cls" has none). pma_padding, of "pma" alone: "fixed" looks at real units; "published" at padding too, as the
+    original does, so that its weights say what they said. mask_heads, of "parser" alone: a word that is not there is
+    nobody's head; else it has the score 0, as published.
+    Source: specs/pixel.md, section 3.
     """
 
-    kind: ClassVar[str] = "vit_task"
-
     task: str
-    num_labels: int
+    num_labels: int = 0
     pooling: str = "mean"
     pooler_norm: bool = True
+    pma_padding: str = "fixed"
+    mask_heads: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "num_labels")
+        if self.num_labels < 0:
+            raise ValueError(f"num_labels = {self.num_labels} must not be negative")
         if self.task not in TASKS:
             raise ValueError(f"task = {self.task!r} must be one of {list(TASKS)}")
-        if self.task == "qa" and self.num_labels != 2:
+        if self.task == "qa" and self.num_labels not in (0, 2):
             raise ValueError(f"num_labels = {self.num_labels} must be 2 for qa: a start and an end")
+        if self.mask_heads and self.task != "parser":
+            raise ValueError(f'mask_heads = true belongs to task = "parser", and the task is {self.task!r}')
+        if self.pma_padding not in ("fixed", "published"):
+            raise ValueError(f'pma_padding = {self.pma_padding!r} must be "fixed" or "published"')
         heads = self.pooling.removeprefix("pma")
         if self.pooling not in ("mean", "max", "cls") and (heads == self.pooling or not heads.isdecimal()):
             raise ValueError(f'pooling = {self.pooling!r} must be "mean", "max", "cls" or "pma" and a number of heads')
@@ -213,24 +249,56 @@ class ViTTaskConfig(ViTConfig):
             raise ValueError(f"pooling = {self.pooling!r}: the heads must divide hidden_size = {self.hidden_size}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ViTTaskConfig(HeadConfig, ViTConfig):
+    """The encoder of strips with the head of a task."""
+
+    kind: ClassVar[str] = "vit_task"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenEncoderConfig(EncoderConfig):
+    """An encoder of tokens: that of strips, with an embedding of the vocabulary in place of the patch projection.
+    max_tokens: rows of the position table, CLS not counted."""
+
+    vocab_size: int
+    max_tokens: int = 529
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "vocab_size", "max_tokens")
+
+    @property
+    def num_units(self) -> int:
+        return self.max_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMLMConfig(TokenEncoderConfig):
+    """The encoder of tokens, and a head that says which tokens were hidden from it."""
+
+    kind: ClassVar[str] = "token_mlm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTaskConfig(HeadConfig, TokenEncoderConfig):
+    """The encoder of tokens with the head of a task."""
+
+    kind: ClassVar[str] = "token_task"
+
+
 HEADS = ("bernoulli", "mixture", "regression")
 VALUES = ("consistent", "published")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixarConfig:
-    """A decoder-only language model over the patches of a strip, from left to right (PIXAR).
+class PixarTrunkConfig:
+    """What reads a strip from left to right, each patch with those before it, whatever is made of what it has read.
 
     A patch has patch_height rows and patch_height * patch_length columns. max_patches: of a strip, the context.
-    head: what is said of the next patch. "bernoulli": the chance of paper for each pixel, all independent given the
-    context; "mixture": num_components such patches, and how likely each is; "regression": a number for each value, the
-    only head of three channels. values, of "regression" alone: "consistent" ranges from -1 to 1 going in and coming
-    out; "published" comes out from 0 to 1, as the weights of the original do. start_vector: a learned row before the
-    strip, so that the first patch is predicted too and a strip can be written from nothing.
-    Source: specs/pixar.md, sections 2.1 to 2.4.
+    start_vector: a learned row before the strip, so that the first patch is predicted too and a strip can be written
+    from nothing. Source: specs/pixar.md, sections 2.1 and 2.2.
     """
-
-    kind: ClassVar[str] = "pixar"
 
     num_layers: int
     hidden_size: int
@@ -242,14 +310,11 @@ class PixarConfig:
     max_patches: int = 360
     rope_base: float = 10000.0
     rms_norm_eps: float = 1e-5
-    head: str = "bernoulli"
-    num_components: int = 1
-    values: str = "consistent"
     start_vector: bool = False
 
     def __post_init__(self) -> None:
         _positive(self, "num_layers", "hidden_size", "num_attention_heads", "intermediate_size", "patch_height")
-        _positive(self, "patch_length", "max_patches", "rope_base", "rms_norm_eps", "num_components")
+        _positive(self, "patch_length", "max_patches", "rope_base", "rms_norm_eps")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size = {self.hidden_size} must be a multiple of num_attention_heads = "
@@ -257,24 +322,8 @@ class PixarConfig:
             )
         if self.head_size % 2:
             raise ValueError(f"the head size {self.head_size} must be even: rotary positions turn pairs of features")
-        if self.head not in HEADS:
-            raise ValueError(f"head = {self.head!r} must be one of {list(HEADS)}")
-        if self.values not in VALUES:
-            raise ValueError(f"values = {self.values!r} must be one of {list(VALUES)}")
         if self.num_channels not in (1, 3):
             raise ValueError(f"num_channels = {self.num_channels} must be 1 or 3")
-        if self.num_channels == 3 and self.head != "regression":
-            raise ValueError(
-                f'num_channels = 3 goes with head = "regression" alone, not {self.head!r}: a chance of paper has no '
-                "colour"
-            )
-        if (self.num_components > 1) != (self.head == "mixture"):
-            raise ValueError(
-                f"num_components = {self.num_components} with head = {self.head!r}: it must be at least 2 for "
-                '"mixture", and 1 for any other head'
-            )
-        if self.values == "published" and self.head != "regression":
-            raise ValueError(f'values = "published" goes with head = "regression" alone, not {self.head!r}')
 
     @property
     def head_size(self) -> int:
@@ -290,10 +339,104 @@ class PixarConfig:
         return self.patch_height * self.patch_width * self.num_channels
 
 
-ModelConfig = DecoderConfig | ViTMAEConfig | ViTTaskConfig | PixarConfig
-MODEL_CONFIGS: dict[str, type[DecoderConfig] | type[ViTMAEConfig] | type[ViTTaskConfig] | type[PixarConfig]] = {
+@dataclass(frozen=True, kw_only=True)
+class PixarConfig(PixarTrunkConfig):
+    """A decoder-only language model over the patches of a strip, from left to right (PIXAR).
+
+    head: what is said of the next patch. "bernoulli": the chance of paper for each pixel, all independent given the
+    context; "mixture": num_components such patches, and how likely each is; "regression": a number for each value, the
+    only head of three channels. values, of "regression" alone: "consistent" ranges from -1 to 1 going in and coming
+    out; "published" comes out from 0 to 1, as the weights of the original do.
+    Source: specs/pixar.md, sections 2.1 to 2.4.
+    """
+
+    kind: ClassVar[str] = "pixar"
+
+    head: str = "bernoulli"
+    num_components: int = 1
+    values: str = "consistent"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "num_components")
+        if self.head not in HEADS:
+            raise ValueError(f"head = {self.head!r} must be one of {list(HEADS)}")
+        if self.values not in VALUES:
+            raise ValueError(f"values = {self.values!r} must be one of {list(VALUES)}")
+        if self.num_channels == 3 and self.head != "regression":
+            raise ValueError(
+                f'num_channels = 3 goes with head = "regression" alone, not {self.head!r}: a chance of paper has no '
+                "colour"
+            )
+        if (self.num_components > 1) != (self.head == "mixture"):
+            raise ValueError(
+                f"num_components = {self.num_components} with head = {self.head!r}: it must be at least 2 for "
+                '"mixture", and 1 for any other head'
+            )
+        if self.values == "published" and self.head != "regression":
+            raise ValueError(f'values = "published" goes with head = "regression" alone, not {self.head!r}')
+
+
+POOLINGS = ("end", "end_mlp", "mean", "attention")
+
+
+def _check_classifier(num_labels: int, pooling: str) -> None:
+    if num_labels < 0:
+        raise ValueError(f"num_labels = {num_labels} must not be negative")
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling = {pooling!r} must be one of {list(POOLINGS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixarTaskConfig(PixarTrunkConfig):
+    """What has learned to write strips, as a classifier of them. num_labels: classes; 1 is regression; 0, of a preset,
+    as many as the training data has. pooling: what of a strip is classified. "end": the state of its end patch, which
+    has seen all of it, as published; "end_mlp": that, through one hidden layer; "mean": the mean of all states;
+    "attention": their mean, weighed by a learned score of each. Source: specs/pixar.md, section 5.1.
+    """
+
+    kind: ClassVar[str] = "pixar_task"
+
+    num_labels: int = 0
+    pooling: str = "end"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_classifier(self.num_labels, self.pooling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderTaskConfig(DecoderTrunkConfig):
+    """A decoder of tokens as a classifier of texts. num_labels and pooling: as of `PixarTaskConfig`, with the last
+    token in place of the end patch."""
+
+    kind: ClassVar[str] = "decoder_task"
+
+    num_labels: int = 0
+    pooling: str = "end"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_classifier(self.num_labels, self.pooling)
+
+
+ModelConfig = (
+    DecoderConfig
+    | ViTMAEConfig
+    | ViTTaskConfig
+    | TokenMLMConfig
+    | TokenTaskConfig
+    | PixarConfig
+    | PixarTaskConfig
+    | DecoderTaskConfig
+)
+MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
     "decoder": DecoderConfig,
     "vit_mae": ViTMAEConfig,
     "vit_task": ViTTaskConfig,
+    "token_mlm": TokenMLMConfig,
+    "token_task": TokenTaskConfig,
     "pixar": PixarConfig,
+    "pixar_task": PixarTaskConfig,
+    "decoder_task": DecoderTaskConfig,
 }

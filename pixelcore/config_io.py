@@ -26,10 +26,11 @@ def config_from_dict(kind: str, data: object, where: str = "model configuration"
     """
     if kind not in MODEL_CONFIGS:
         raise UserError(f"{where}: kind = {kind!r} must be one of {sorted(MODEL_CONFIGS)}: use the version it is from")
-    return _record(MODEL_CONFIGS[kind], data, where)
+    return record_from_dict(MODEL_CONFIGS[kind], data, where)
 
 
-def _record(record: type[Any], data: object, where: str) -> Any:
+def record_from_dict(record: type[Any], data: object, where: str) -> Any:
+    """A record of any such class from its table, as strictly: a fine-tuned model's checkpoint has one for its task."""
     if not isinstance(data, Mapping):
         raise UserError(f"{where}: expected a table of fields, found {type(data).__name__}: restore the file")
     expected = typing.get_type_hints(record)
@@ -57,7 +58,7 @@ def _value(expected: Any, value: object, where: str) -> Any:
         expected = next(choice for choice in typing.get_args(expected) if choice is not types.NoneType)
     if dataclasses.is_dataclass(expected):
         assert isinstance(expected, type)
-        return _record(expected, value, where)
+        return record_from_dict(expected, value, where)
     if typing.get_origin(expected) is tuple:
         element = typing.get_args(expected)[0]
         if isinstance(value, list | tuple) and all(type(item) is element for item in value):

@@ -8,11 +8,13 @@ The models of strips: linear maps, the CLS vector and the mask token as N(0, ini
 at one and zero, positions as their formula says, and the patch projection as the original pretraining really starts,
 which is not as its model class does: the script builds the embeddings anew, so the weights are Xavier-uniform and the
 bias is uniform (specs/pixel.md, section 2.7). Heads of tasks start like linear maps, but for a parser, whose two
-biaffine tensors are zero, and the seed of attention pooling, which is Xavier-uniform (section 3).
+biaffine tensors are zero, and the seed of attention pooling, which is Xavier-uniform (section 3). Their token partner
+begins likewise, its table of tokens as linear maps do.
 
 The model that writes strips: linear maps and the start vector as N(0, 0.02), norms at one. The two maps between patches
 and rows are uniform in +-1/sqrt(values of a patch), because the original's initialiser passes convolutions by
 (specs/pixar.md, section 2.1); each component of a mixture begins like a patch of its own, so no two are alike.
+Its classifier's head, and that of the decoder's, begin as linear maps do, biases at zero.
 Its context-aware discriminator begins likewise, the bias of its answers at zero, before it copies what it judges; the
 discriminator of single patches as PyTorch's layers do, uniform in +-1/sqrt(inputs) (section 4.2).
 """
@@ -25,7 +27,10 @@ from torch import nn
 from pixelcore.layers import Adapter, ExpertLinear, Linear, PackedLinear, initialise_adapter
 from pixelcore.models import Model
 from pixelcore.models.decoder import Decoder, Experts, NormWeight
+from pixelcore.models.decoder_task import DecoderTask
 from pixelcore.models.discriminator import Discriminator, PatchDiscriminator
+from pixelcore.models.packed_head import PackedHead
+from pixelcore.models.pixar_task import PixarTask
 from pixelcore.models.pixar_trunk import PatchMap, PixarTrunk
 from pixelcore.models.vit import Encoder, Norm, PatchProjection
 from pixelcore.models.vit_mae import PixelDecoder
@@ -45,6 +50,11 @@ def initialise(model: Model | Discriminator, seed: int) -> None:
         return
     if isinstance(model, PixarTrunk):
         _initialise_pixar(model, generator)
+        return
+    if isinstance(model, PixarTask | DecoderTask):
+        trunk = model.encoder
+        _initialise_pixar(trunk, generator) if isinstance(trunk, PixarTrunk) else _initialise_decoder(trunk, generator)
+        _initialise_packed_head(model.head, generator)
         return
     if isinstance(model, PatchDiscriminator):
         _initialise_patch_discriminator(model, generator)
@@ -83,6 +93,14 @@ def _initialise_pixar(model: PixarTrunk, generator: torch.Generator) -> None:
             nn.init.ones_(module.weight)
     if model.start is not None:
         nn.init.normal_(model.start, std=_STANDARD_DEVIATION, generator=generator)
+
+
+def _initialise_packed_head(head: PackedHead, generator: torch.Generator) -> None:
+    for module in head.modules():
+        if isinstance(module, Linear):
+            nn.init.normal_(module.weight, std=_STANDARD_DEVIATION, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _initialise_patch_discriminator(model: PatchDiscriminator, generator: torch.Generator) -> None:

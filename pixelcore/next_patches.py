@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pixelcore.config import PixarConfig
+from pixelcore.config import PixarTrunkConfig
 from pixelcore.errors import UserError
 from pixelcore.packed import Packed
 from pixelcore.patches import patchify
@@ -92,8 +92,21 @@ def _check(real_M: Tensor, count_M: Tensor, whole: bool) -> None:
         )
 
 
-def arrange_next_dense(image: Tensor, config: PixarConfig, attention_mask: Tensor | None = None) -> NextPatches:
+def arrange_next_dense(image: Tensor, config: PixarTrunkConfig, attention_mask: Tensor | None = None) -> NextPatches:
     """A dense batch as a micro-batch, padding kept: a row for every patch.
+
+    image, attention_mask: as of `check_dense`. Raises UserError for pixels and masks that do not fit the configuration
+    or each other.
+    """
+    pixels_BLA, real = check_dense(image, config, attention_mask)
+    batch, length = pixels_BLA.shape[:2]
+    return arrange_next(pixels_BLA.flatten(0, 1), [length] * batch, config.start_vector, real=real, device=image.device)
+
+
+def check_dense(
+    image: Tensor, config: PixarTrunkConfig, attention_mask: Tensor | None = None
+) -> tuple[Tensor, list[int]]:
+    """The patches [B, L, A] of a dense batch, and how many of each strip, its first ones, are real.
 
     image: [B, C, Y, X], uint8 or float in [0, 1], C the channels of the configuration or 1. attention_mask: [B, L], 1
     where a patch is real, first ones before zeros; all of them when absent.
@@ -122,4 +135,4 @@ def arrange_next_dense(image: Tensor, config: PixarConfig, attention_mask: Tenso
                 f"attention_mask of strip {int(wrong[0])}: padding stands before real patches; it must stand behind "
                 "them: move the strip to the left"
             )
-    return arrange_next(pixels_BLA.flatten(0, 1), [length] * batch, config.start_vector, real=real, device=image.device)
+    return pixels_BLA, real

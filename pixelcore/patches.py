@@ -138,12 +138,17 @@ def _check_masks(visible_M: Tensor, seen_M: Tensor, masked: bool) -> None:
 
 
 def arrange_dense(
-    pixel_values: Tensor, config: ViTConfig, attention_mask: Tensor | None = None, patch_mask: Tensor | None = None
+    pixel_values: Tensor,
+    config: ViTConfig,
+    attention_mask: Tensor | None = None,
+    patch_mask: Tensor | None = None,
+    documents: Sequence[int] | None = None,
 ) -> tuple[Patches, Tensor, Tensor | None]:
     """A dense batch as a micro-batch, padding kept: of each strip the real patches first, then the padding.
 
     pixel_values: [B, C, patch, patch * L], uint8 or float in [0, 1], C the channels of the configuration or 1.
     attention_mask: [B, L], 1 where a patch is real, all of them when absent. patch_mask: [B, L], 1 where one is hidden.
+    documents: names of the strips for dropout, else their number in the batch.
     Returns the micro-batch, the order of its patches int64 [B, L] and the patch mask as bool [B, L], on the device of
     the pixels. Raises UserError for pixels and masks that do not fit the configuration or each other.
     """
@@ -168,6 +173,7 @@ def arrange_dense(
         torch.take_along_dim(pixels_BLA, order_BL.to(device)[..., None], 1).flatten(0, 1),
         [shape[1]] * shape[0],
         hidden=None if hidden_BL is None else hidden_BL.gather(1, order_BL).flatten(),
+        documents=documents,
         visible=real_BL.sum(1).tolist(),
         device=device,
         columns=order_BL.flatten(),

@@ -30,8 +30,9 @@ class Stored:
 
     origin: "checkpoint" (ours), "export" (ours, weights only), "bundle" (the original decoder's), "pixel" and "pixar"
     (published folders). renderer: how the strips of a model that reads them were drawn, {"config", "identity"}, opaque
-    here; None where there are none or the format cannot say. details: what the format says besides, by its own names,
-    kept for `inspect` and for writing the same format again.
+    here; None where there are none or the format cannot say. task: what a fine-tuned model is for, {"kind", "labels",
+    "options"}, the names of its outputs among them; None of any other. details: what the format says besides, by its
+    own names, kept for `inspect` and for writing the same format again.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Stored:
     weights: dict[str, Tensor]
     tokenizer: Tokenizer | None = None
     renderer: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
     optimizer: OptimizerState | None = None
     details: dict[str, object] = field(default_factory=dict)
 

@@ -85,6 +85,32 @@ class Tokenizer:
         """`encode` of each text, on the calling thread; the interpreter lock is released while it runs."""
         return self._processor.encode(texts, num_threads=1)
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode`, and which characters of the text each id stands for: the first, and the end. A space before a word
+        belongs to the word's piece; each byte of a character stands for the whole of it. The space that a vocabulary
+        puts before every text stands for nothing.
+
+        Raises UserError if the tokenizer changes the text, so that its pieces do not say where they are from.
+        """
+        ids = self.encode(text)
+        surfaces = list(map(self.surface, ids))
+        pieces, waiting = [], b""
+        for surface in surfaces:
+            waiting += bytes([surface]) if isinstance(surface, int) else b""
+            character = waiting.decode(errors="ignore")
+            waiting = b"" if character else waiting
+            pieces.append(character if isinstance(surface, int) else surface)
+        spelled, marked = "".join(pieces).replace(" ", "▁"), text.replace(" ", "▁")
+        place = len(marked) - len(spelled)  # -1 where a space was put before the text
+        if spelled[-place:] != marked or place < -1:
+            raise UserError("the tokenizer changes the text, so where its pieces stand in it is not known: use another")
+        spans = []
+        for surface, piece in zip(surfaces, pieces, strict=True):
+            whole = 1 if isinstance(surface, int) else len(piece)  # a byte alone may be all there is of its character
+            spans.append((max(place, 0), max(place + whole, 0)))
+            place += len(piece)
+        return ids, spans
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a whole sequence: control ids are silent, a byte that is not UTF-8 becomes U+FFFD."""
         return self._processor.decode(list(ids))

@@ -72,7 +72,7 @@ class Renderer:
         limit = self._limit(max_patches)
         if self.config.overflow == "cluster":
             return self._fitting(text, lay, parts, lengths, limit)
-        draft = self._draft(lay, parts, limit)
+        draft = self._draft(lay, parts, limit, clips=True)
         if isinstance(text, list) and draft.num_words is not None:
             lengths = (draft.num_words,)
         return draft.finish(lengths)
@@ -110,8 +110,9 @@ class Renderer:
         found = f"tuple of {len(text)}" if isinstance(text, tuple) else type(text).__name__
         raise TypeError(f"cannot render a {found}; give a string, a pair of strings, or a list of words")
 
-    def _draft(self, lay: Callable[..., None], parts: Sequence, limit: int) -> Draft:
-        draft = Draft(self._geometry, limit, clips=self.config.overflow == "clip")
+    def _draft(self, lay: Callable[..., None], parts: Sequence, limit: int, clips: bool = False) -> Draft:
+        # a layout that clips leaves words out and does not say so: who looks for what fits, must not let it
+        draft = Draft(self._geometry, limit, clips=clips)
         lay(self._setter, draft, *parts)
         return draft
 

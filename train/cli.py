@@ -19,14 +19,24 @@ import torch
 
 import presets
 from pixelcore.errors import UserError
-from train.config import AdversarialSettings, DrawnSettings, Settings, TokenSettings
+from train.config import (
+    AdversarialSettings,
+    DrawnSettings,
+    Settings,
+    StripTaskSettings,
+    TaskSettings,
+    TokenizedSettings,
+    TokenTaskSettings,
+)
 from train.data.corpus import find_sources, find_tokenizer
 from train.distributed import Ranks, join, leave
 from train.job import new_job, read_settings, resumed_job, tables_of
 from train.loop import Stopped, TrainingStoppedError, train
 from train.objectives import OBJECTIVES
 from train.run_folder import RunFolder
-from train.sweep import Sweep, read_plan, table
+from train.seeds import run_seeds
+from train.seeds import table as table_of_seeds
+from train.sweep import Sweep, read_plan, read_seeds, table
 
 _log = logging.getLogger("train")
 
@@ -43,6 +53,7 @@ _EXAMPLES = """examples:
   python -m train --preset pixar-novels --data en_books/         a model that writes strips
   python -m train verify --preset pixel-base --data texts/       are the prepared rows what would be drawn now?
   python -m train --preset pixar-adversarial --init runs/a --data texts/           stage 2 of a model that writes strips
+  python -m train --preset pixel-base-pos --init PATH --data UD_English-EWT/ --seeds 0-4 --out runs/pos
   python -m train sweep --help                                   how strong, and for how long: stage 2 tried out
   torchrun --nproc-per-node 8 -m train --preset 1b --data texts/ --set run.parallel=fsdp
 presets: """
@@ -93,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", metavar="N", type=int, help="optimizer steps of the whole run")
     parser.add_argument("--stop-at", metavar="N", type=int, help="stop after step N; the run can be resumed")
     parser.add_argument("--seed", metavar="S", type=int)
+    parser.add_argument("--seeds", metavar="A-B", help="of a task: a run for each of these seeds, 0-4 or 0,5,7")
+    parser.add_argument("--compare", metavar="RUN", type=Path, help="with --seeds: is it better than these runs?")
     parser.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--ops", metavar="O", default="auto", help="auto, fused or reference")
     parser.add_argument("--set", metavar="a.b=v", action="append", default=[], help="change a field of a table")
@@ -130,11 +143,28 @@ def _start(arguments: argparse.Namespace, ranks: Ranks) -> int:
     settings = _settings(arguments)
     when = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = RunFolder(arguments.out or Path("runs") / f"{arguments.preset}-{when}")
+    if arguments.seeds is not None:
+        return _start_seeds(arguments, settings, folder.path, ranks)
+    if arguments.compare is not None:
+        raise UserError("--compare RUN: belongs to --seeds: --seeds 0 makes a single run that is compared")
     job = new_job(settings, folder, ranks, arguments.ops, arguments.init, arguments.set)
     if ranks.is_first:
         _log.info("%s", folder.read_config().strip())
         _log.info("run folder: %s", folder.path)
     return _report(train(job, arguments.stop_at), arguments, ranks)
+
+
+def _start_seeds(arguments: argparse.Namespace, settings: Settings, folder: Path, ranks: Ranks) -> int:
+    """One run for each seed."""
+    if not isinstance(settings, TaskSettings):
+        raise UserError(f"--seeds: preset {arguments.preset} is no task: start its runs one by one, with --seed")
+    if arguments.seed is not None or arguments.stop_at is not None:
+        raise UserError("--seeds: leave out --seed and --stop-at: each run has its own seed and goes to its end")
+    seeds = read_seeds(arguments.seeds)
+    summary = run_seeds(settings, seeds, folder, ranks, arguments.ops, arguments.init, arguments.set, arguments.compare)
+    if ranks.is_first:
+        print(json.dumps(summary) if arguments.json else table_of_seeds(summary))
+    return 0
 
 
 def _resume(arguments: argparse.Namespace, ranks: Ranks) -> int:
@@ -192,10 +222,13 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         tuple(os.path.abspath(path) for path in group) for group in (settings.data.paths, settings.data.valid)
     )
     settings = replace(settings, data=replace(settings.data, paths=paths, valid=valid))
-    if isinstance(settings, TokenSettings) and settings.tokenizer.path:
+    if isinstance(settings, TokenizedSettings | TokenTaskSettings) and settings.tokenizer.path:
         path = os.path.abspath(settings.tokenizer.path)
         settings = replace(settings, tokenizer=replace(settings.tokenizer, path=path))
-    if isinstance(settings, DrawnSettings):
+    if isinstance(settings, TaskSettings):
+        test = tuple(os.path.abspath(path) for path in settings.data.test)
+        settings = replace(settings, data=replace(settings.data, test=test))
+    if isinstance(settings, DrawnSettings | StripTaskSettings):
         fonts = tuple(os.path.abspath(font) if os.path.exists(font) else font for font in settings.render.fonts)
         settings = replace(settings, render=replace(settings.render, fonts=fonts))
     return settings
@@ -211,7 +244,7 @@ def _tokenizer(arguments: argparse.Namespace) -> int:
     """Train a tokenizer and write it to --out."""
     _refuse_all_but(arguments, ("preset", "data", "valid", "out", "set", "json"), "has no effect on a tokenizer")
     settings = _settings(arguments)
-    if not isinstance(settings, TokenSettings):
+    if not isinstance(settings, TokenizedSettings):
         raise UserError(f"preset {arguments.preset}: trains on strips, which need no tokenizer")
     if arguments.out is None:
         raise UserError("python -m train tokenizer: name the file to write with --out FILE")

@@ -9,9 +9,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from pixelcore.config import DecoderConfig, ModelConfig, PixarConfig, ViTMAEConfig
+from pixelcore.config import (
+    DecoderConfig,
+    DecoderTaskConfig,
+    ModelConfig,
+    PixarConfig,
+    PixarTaskConfig,
+    TokenMLMConfig,
+    TokenTaskConfig,
+    ViTMAEConfig,
+    ViTTaskConfig,
+)
 from pixelcore.masking import MASK_RULES
+from pixelcore.tasks.classify import ClassifyOptions
 from render.config import RenderConfig
+from train.config_tasks import TASK_OPTIONS, TaskDataConfig, TaskEvalConfig, TaskOptions
 
 
 def _require(condition: bool, message: str) -> None:
@@ -115,6 +127,21 @@ class NextTokenConfig:
     """Predict each token of a document from those before it."""
 
     kind: ClassVar[str] = "next_token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTokensConfig:
+    """Say which tokens of a text are hidden, from the others. rule: how they are chosen, "random" or "span", as patches
+    are. ratio: the share that is chosen."""
+
+    kind: ClassVar[str] = "mlm"
+
+    rule: str = "random"
+    ratio: float = 0.15
+
+    def __post_init__(self) -> None:
+        _require(self.rule in ("random", "span"), f'rule = {self.rule!r} must be "random" or "span"')
+        _require(0 < self.ratio < 1, f"ratio = {self.ratio} must lie between 0 and 1, both excluded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,17 +325,25 @@ class WhenConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(WhenConfig):
-    """Loss on held-out text (whole documents, about max_tokens of them, evenly taken), and what the model writes after
-    each prompt."""
+class TokenEvalConfig(WhenConfig):
+    """Loss on held-out text: whole documents, about max_tokens of them, evenly taken."""
 
     max_tokens: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.max_tokens > 0, f"max_tokens = {self.max_tokens} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(TokenEvalConfig):
+    """And what the model writes after each prompt."""
+
     prompts: tuple[str, ...] = ()
     sample_tokens: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.max_tokens > 0, f"max_tokens = {self.max_tokens} must be positive")
         _require(self.sample_tokens > 0, f"sample_tokens = {self.sample_tokens} must be positive")
 
 
@@ -392,23 +427,39 @@ class Settings:
     """What the tables of every run have in common."""
 
     model: ModelConfig
-    data: TextConfig
-    objective: NextTokenConfig | MaskedPatchesConfig | NextPatchConfig
+    data: TextConfig | TaskDataConfig
+    objective: NextTokenConfig | MaskedTokensConfig | MaskedPatchesConfig | NextPatchConfig | TaskOptions
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
-    eval: WhenConfig
+    eval: WhenConfig | TaskEvalConfig
     run: RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenSettings(Settings):
-    """All tables of a run that learns from tokens, by name."""
+class TokenizedSettings(Settings):
+    """What the tables of every run that learns a language from tokens have in common."""
 
-    model: DecoderConfig
+    model: DecoderConfig | TokenMLMConfig
     tokenizer: TokenizerConfig
     data: DataConfig
+    eval: TokenEvalConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings(TokenizedSettings):
+    """All tables of a run that predicts the next token, by name."""
+
+    model: DecoderConfig
     objective: NextTokenConfig
     eval: EvalConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTokenSettings(TokenizedSettings):
+    """All tables of a run that says which tokens are hidden, by name."""
+
+    model: TokenMLMConfig
+    objective: MaskedTokensConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,34 +497,89 @@ class AdversarialSettings(PatchSettings):
     discriminator: ContextDiscriminatorConfig | PatchDiscriminatorConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings(Settings):
+    """What the tables of every run that fine-tunes on a task have in common."""
+
+    model: ViTTaskConfig | PixarTaskConfig | TokenTaskConfig | DecoderTaskConfig
+    data: TaskDataConfig
+    objective: TaskOptions
+    eval: TaskEvalConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StripTaskSettings(TaskSettings):
+    """All tables of a run that fine-tunes what reads strips, by name."""
+
+    model: ViTTaskConfig | PixarTaskConfig
+    render: RenderTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTaskSettings(TaskSettings):
+    """All tables of a run that fine-tunes what reads tokens, by name."""
+
+    model: TokenTaskConfig | DecoderTaskConfig
+    tokenizer: TokenizerConfig
+
+
 Tables = Mapping[str, type | Mapping[str, type]]
-_MODELS: Mapping[str, type] = {config.kind: config for config in (DecoderConfig, ViTMAEConfig, PixarConfig)}
-_OBJECTIVES: Mapping[str, type] = {
-    config.kind: config for config in (NextTokenConfig, MaskedPatchesConfig, NextPatchConfig, AdversarialConfig)
+_MODELS: Mapping[str, type] = {
+    config.kind: config
+    for config in (
+        DecoderConfig,
+        ViTMAEConfig,
+        PixarConfig,
+        TokenMLMConfig,
+        ViTTaskConfig,
+        PixarTaskConfig,
+        TokenTaskConfig,
+        DecoderTaskConfig,
+    )
 }
+_OBJECTIVES: Mapping[str, type] = {
+    config.kind: config
+    for config in (NextTokenConfig, MaskedTokensConfig, MaskedPatchesConfig, NextPatchConfig, AdversarialConfig)
+} | TASK_OPTIONS
 _DISCRIMINATORS: Mapping[str, type] = {
     config.kind: config for config in (ContextDiscriminatorConfig, PatchDiscriminatorConfig)
 }
+_TOKENS: Tables = {"model": _MODELS, "tokenizer": TokenizerConfig, "data": DataConfig, "objective": _OBJECTIVES}
 _REST: Tables = {"optimizer": OptimizerConfig, "schedule": ScheduleConfig}
 _DRAWN: Tables = {"model": _MODELS, "render": RenderTable, "data": StripDataConfig, "objective": _OBJECTIVES} | _REST
+_TASK: Tables = {"data": TaskDataConfig, "objective": _OBJECTIVES, **_REST, "eval": TaskEvalConfig, "run": RunConfig}
 
 # by the kind of the objective: the record of the settings, and the tables in the order in which they are written
-SETTINGS: Mapping[str, tuple[type[TokenSettings] | type[StripSettings] | type[PatchSettings], Tables]] = {
-    NextTokenConfig.kind: (
-        TokenSettings,
-        {"model": _MODELS, "tokenizer": TokenizerConfig, "data": DataConfig, "objective": _OBJECTIVES}
-        | {**_REST, "eval": EvalConfig, "run": RunConfig},
-    ),
+SETTINGS: Mapping[str, tuple[type[Settings], Tables]] = {
+    NextTokenConfig.kind: (TokenSettings, {**_TOKENS, **_REST, "eval": EvalConfig, "run": RunConfig}),
+    MaskedTokensConfig.kind: (MaskedTokenSettings, {**_TOKENS, **_REST, "eval": TokenEvalConfig, "run": RunConfig}),
     MaskedPatchesConfig.kind: (StripSettings, {**_DRAWN, "eval": StripEvalConfig, "run": RunConfig}),
     NextPatchConfig.kind: (PatchSettings, {**_DRAWN, "eval": PatchEvalConfig, "run": RunConfig}),
     AdversarialConfig.kind: (
         AdversarialSettings,
         {**_DRAWN, "discriminator": _DISCRIMINATORS, "eval": PatchEvalConfig, "run": RunConfig},
     ),
+    **dict.fromkeys(TASK_OPTIONS, (StripTaskSettings, {"model": _MODELS, "render": RenderTable, **_TASK})),
 }
-MODEL_OF_OBJECTIVE = {
-    NextTokenConfig.kind: DecoderConfig.kind,
-    MaskedPatchesConfig.kind: ViTMAEConfig.kind,
-    NextPatchConfig.kind: PixarConfig.kind,
-    AdversarialConfig.kind: PixarConfig.kind,
+# the same of tasks, where the model reads tokens
+SETTINGS_OF_TOKENS: Mapping[str, tuple[type[Settings], Tables]] = dict.fromkeys(
+    TASK_OPTIONS, (TokenTaskSettings, {"model": _MODELS, "tokenizer": TokenizerConfig, **_TASK})
+)
+_READ_TOKENS = (TokenTaskConfig.kind, DecoderTaskConfig.kind)
+
+
+def settings_for(objective: str, model: str) -> tuple[type[Settings], Tables]:
+    """The entry for an objective and a model of these kinds."""
+    return (SETTINGS_OF_TOKENS if objective in TASK_OPTIONS and model in _READ_TOKENS else SETTINGS)[objective]
+
+
+# the models that an objective trains, by their kind
+MODELS_OF_OBJECTIVE = {
+    NextTokenConfig.kind: (DecoderConfig.kind,),
+    MaskedTokensConfig.kind: (TokenMLMConfig.kind,),
+    MaskedPatchesConfig.kind: (ViTMAEConfig.kind,),
+    NextPatchConfig.kind: (PixarConfig.kind,),
+    AdversarialConfig.kind: (PixarConfig.kind,),
+    **dict.fromkeys(TASK_OPTIONS, (ViTTaskConfig.kind, TokenTaskConfig.kind)),
+    ClassifyOptions.kind: (ViTTaskConfig.kind, TokenTaskConfig.kind, PixarTaskConfig.kind, DecoderTaskConfig.kind),
 }

@@ -16,8 +16,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from pixelcore.errors import UserError
-from pixelcore.models.decoder import Decoder
-from pixelcore.models.vit_mae import ViTMAE
+from pixelcore.models import Model
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def choose_device(device: str, local_rank: int | None = None) -> torch.device:
     return torch.device("cuda", number)  # pragma: gpu
 
 
-def parallelise(model: Decoder | ViTMAE, ranks: Ranks, parallel: str, dtype: torch.dtype) -> nn.Module:
+def parallelise(model: Model, ranks: Ranks, parallel: str, dtype: torch.dtype) -> nn.Module:
     """The module to call in training. "fsdp" shards `model` in place, block by block; "ddp" wraps it."""
     if parallel == "fsdp" and ranks.world > 1:
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)

@@ -28,12 +28,12 @@ from pixelcore.checkpoint import (
     read_stored,
     read_tensors,
 )
-from pixelcore.config import DecoderConfig
+from pixelcore.config import DecoderTrunkConfig
 from pixelcore.errors import UserError
 from pixelcore.initialise import initialise
 from pixelcore.models import MODELS
 from pixelcore.ops import REFERENCE, Ops
-from train.config import MODEL_OF_OBJECTIVE, SETTINGS, AdversarialSettings, Settings
+from train.config import MODELS_OF_OBJECTIVE, SETTINGS, AdversarialSettings, Settings, TaskSettings, settings_for
 from train.distributed import Ranks, parallelise
 from train.objective import Batches, Corpus, Objective
 from train.objectives import OBJECTIVES
@@ -42,8 +42,11 @@ from train.optimizer import AdamW
 from train.report import check_services
 from train.run_folder import RunFolder
 from train.sizing import announce_cpu_cost, micro_batch_blocks
+from train.task_models import BEGINS_FROM, ENCODER, begun_weights
 
 _log = logging.getLogger(__name__)
+
+_DECIDING = ("objective", "model")  # tables whose kinds say which others there are
 
 
 @dataclass
@@ -51,7 +54,8 @@ class Job:
     """A run, ready to go on from `step`. model: the parameters' owner; module: what to call in training (the same, or
     its DDP wrapper). base: where frozen weights come from, for adapters. state: small tensors of the checkpoint.
     save_first: write a checkpoint before the first step, because the folder says nothing else of the weights that the
-    run begins with. opponent: a second model that learns against the first, where the objective has one."""
+    run begins with. opponent: a second model that learns against the first, where the objective has one. stale: looks
+    at held-out text in a row that found nothing better."""
 
     settings: Settings
     objective: Objective
@@ -69,6 +73,13 @@ class Job:
     base: dict[str, str] | None
     save_first: bool = False
     opponent: Opponent | None = None
+    stale: int = 0
+
+    @property
+    def has_lost_patience(self) -> bool:
+        """Whether the run ends here, because what it selects on has not become better for long enough."""
+        patience = self.settings.eval.patience if isinstance(self.settings, TaskSettings) else 0
+        return 0 < patience <= self.stale
 
     @property
     def units_per_step(self) -> int:
@@ -92,40 +103,40 @@ class Job:
 
 def tables_of(settings: Settings) -> dict[str, Any]:
     """The tables of a run in the order in which they are written."""
-    _, tables = SETTINGS[settings.objective.kind]
+    _, tables = settings_for(settings.objective.kind, settings.model.kind)
     return {name: getattr(settings, name) for name in tables}
 
 
 def read_settings(text: str, overrides: Sequence[str], where: str) -> Settings:
     """Settings from TOML text and `--set` overrides. Raises PresetError, and UserError where the model is not one that
     the objective trains."""
-    record, tables = SETTINGS[_objective_of(text)]
+    record, tables = settings_for(*_kinds_of(text))
     values: dict[str, Any] = presets.read(text, tables, overrides, where)
     settings = record(**values)
-    wanted = MODEL_OF_OBJECTIVE[settings.objective.kind]
-    if settings.model.kind != wanted:
+    wanted = MODELS_OF_OBJECTIVE[settings.objective.kind]
+    if settings.model.kind not in wanted:
         raise UserError(
-            f"{where}: objective.kind = {settings.objective.kind!r} trains a model of kind {wanted!r}, and model.kind "
-            f"= {settings.model.kind!r}: take a preset of that kind"
+            f"{where}: objective.kind = {settings.objective.kind!r} trains a model of kind "
+            f"{' or '.join(map(repr, wanted))}, and model.kind = {settings.model.kind!r}: take a preset of that kind"
         )
-    if SETTINGS[settings.objective.kind][0] is not record:
+    if settings_for(settings.objective.kind, settings.model.kind)[0] is not record:
         raise UserError(
-            f"{where}: --set objective.kind={settings.objective.kind} asks for other tables than the preset has: take "
-            "a preset of that objective"
+            f"{where}: objective.kind = {settings.objective.kind!r} with model.kind = {settings.model.kind!r} "
+            "asks for other tables than the preset has: take a preset of these kinds"
         )
     return settings
 
 
-def _objective_of(text: str) -> str:
-    """The kind of the objective, on which the set of tables depends; where there is none to be seen, any set will do
-    for saying what is wrong with the text."""
-    first = next(iter(SETTINGS))
+def _kinds_of(text: str) -> tuple[str, str]:
+    """The kinds of the objective and the model, on which the set of tables depends; where there is none to be seen, any
+    set will do for saying what is wrong with the text."""
     try:
-        table = tomllib.loads(text).get("objective")
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        return first
-    kind = table.get("kind") if isinstance(table, dict) else None
-    return kind if isinstance(kind, str) and kind in SETTINGS else first
+        tables = {}
+    found = [table.get("kind") if isinstance(table := tables.get(name), dict) else None for name in _DECIDING]
+    objective, model = (kind if isinstance(kind, str) else "" for kind in found)
+    return objective if objective in SETTINGS else next(iter(SETTINGS)), model
 
 
 def new_job(
@@ -150,10 +161,12 @@ def new_job(
         )
     stored = None if init is None else read_stored(init)
     if stored is not None and init is not None:
-        if stored.config.kind != settings.model.kind:
+        possible = BEGINS_FROM.get(settings.model.kind, (settings.model.kind,))
+        if stored.config.kind not in possible:
             raise UserError(
                 f"--init {init}: is a model of kind {stored.config.kind!r}, and the preset trains "
-                f"{settings.model.kind!r}: take a preset of that kind"
+                f"{settings.model.kind!r}{'' if len(possible) == 1 else ' from ' + ' or '.join(map(repr, possible))}: "
+                "take a preset of that kind"
             )
         wanted, settings = settings, objective.adopt(settings, stored, init)
         _check_heard(wanted, settings, overrides, init)
@@ -161,8 +174,8 @@ def new_job(
     settings = _sized(settings, objective, ranks)
     weights, base = None, None
     if stored is not None:
-        weights = stored.weights
-        if _has_adapters(settings):
+        weights = begun_weights(stored) if isinstance(settings, TaskSettings) else stored.weights
+        if _has_adapters(settings) and not isinstance(settings, TaskSettings):  # whose checkpoints are whole
             base = {"path": str(stored.path.absolute()), "sha256": hash_weights(stored.weights)}
     job = _assemble(settings, folder, ranks, ops_choice, corpus, weights, base)
     job.save_first = stored is not None
@@ -205,6 +218,7 @@ def resumed_job(folder: RunFolder, ranks: Ranks, ops_choice: str, steps: int | N
     job.optimizer.restore(stored.optimizer)
     job.step = stored.step
     job.state = read_tensors(path, manifest, "state.safetensors")
+    job.stale = int(job.state.get("stale", 0))
     job.optimizer.skipped.copy_(job.state["skipped"])
     job.optimizer.skipped_in_a_row.copy_(job.state["skipped_in_a_row"])
     if job.opponent is not None:
@@ -231,7 +245,12 @@ def _check_heard(wanted: Settings, adopted: Settings, overrides: Sequence[str], 
 
 
 def _has_adapters(settings: Settings) -> bool:
-    return isinstance(settings.model, DecoderConfig) and settings.model.lora is not None
+    return isinstance(settings.model, DecoderTrunkConfig) and settings.model.lora is not None
+
+
+def _is_own(name: str, settings: Settings) -> bool:
+    """Whether a parameter belongs to the run and not to the model it begins with: adapters, and the head of a task."""
+    return ".adapters." in name or (isinstance(settings, TaskSettings) and not name.startswith(ENCODER))
 
 
 def _sized(settings: Settings, objective: Objective, ranks: Ranks) -> Settings:
@@ -273,12 +292,12 @@ def _assemble(
     model = MODELS[settings.model.kind](settings.model, ops)
     initialise(model, run.seed)
     if weights is not None:
-        # adapters that the weights do not have keep their initial values
-        fresh = {name: parameter.detach() for name, parameter in model.named_parameters() if ".adapters." in name}
+        # adapters, and the head of a task, that the weights do not have keep their initial values
+        fresh = {name: parameter.detach() for name, parameter in model.named_parameters() if _is_own(name, settings)}
         load_weights(model, fresh | weights, str(folder.path))
     if _has_adapters(settings):
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(".adapters." in name)
+            parameter.requires_grad_(_is_own(name, settings))
     if isinstance(settings, AdversarialSettings):
         freeze_below(model, settings.objective.hot_layers)
     model.compute_dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32

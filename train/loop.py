@@ -22,12 +22,14 @@ from pixelcore.accounting import num_parameters
 from pixelcore.checkpoint import write_checkpoint
 from pixelcore.config import DecoderConfig
 from pixelcore.stored import Stored
+from train.config import TaskSettings
 from train.distributed import gradients_stay_local
 from train.job import Job
 from train.optimizer import gather
 from train.report import Reporter
 from train.schedule import learning_rate_factor
 from train.sizing import peak_flops
+from train.task_end import test_figures
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ def train(job: Job, stop_at: int | None = None) -> dict[str, Any]:
         if job.save_first:
             _save(job, meter)
         interrupted = False
-        while job.step < end and not interrupted:
+        while job.step < end and not interrupted and not job.has_lost_patience:
             interrupted = not _one_step(job, reporter, meter, caught)
             if profiler is not None:
                 profiler.step()
@@ -77,15 +79,18 @@ def train(job: Job, stop_at: int | None = None) -> dict[str, Any]:
                 _after_step(job, reporter, meter)
                 if job.ranks.world == 1 or job.step % run.log_every == 0:  # ranks agree where they wait anyway
                     interrupted = job.ranks.any(bool(caught))
-            if interrupted or job.step == end:
+            if interrupted or job.step == end or job.has_lost_patience:
                 _save(job, meter)
         if interrupted:
             raise Stopped(caught[0] if caught else signal.SIGTERM)
-    finished = job.step >= run.steps
+    finished = job.step >= run.steps or job.has_lost_patience
+    if job.has_lost_patience:
+        _log.info("stopped at step %d: %d times in a row nothing better was found", job.step, job.stale)
+    at_end = test_figures(job) if finished and isinstance(job.settings, TaskSettings) else {}
     if job.ranks.is_first:
-        job.folder.mark(finished=finished)
+        job.folder.mark(finished=finished, **at_end)
     reporter.draw()
-    return _summary(job, meter, finished, first_step, time.perf_counter() - start)
+    return _summary(job, meter, finished, first_step, time.perf_counter() - start) | at_end
 
 
 def _one_step(job: Job, reporter: Reporter, meter: "_Meter", caught: list[int]) -> bool:
@@ -159,17 +164,22 @@ def _evaluate(job: Job, reporter: Reporter, meter: "_Meter") -> bool:
     meter.valid = values
     reporter.metrics(job.step, {f"valid_{name}": value for name, value in values.items()})
     reporter.say(f"step {job.step}: {job.objective.say(values)}")
-    if not job.settings.eval.select or not math.isfinite(values["loss"]):
+    select = job.settings.eval.select
+    if not select:
         return False
-    best = job.ranks.agree_float(_best_value(job))
-    return values["loss"] < best
+    value, best = values[select], job.ranks.agree_float(_best_value(job))
+    # of all figures only a loss is better where it is smaller
+    improved = math.isfinite(value) and (math.isnan(best) or (value < best if select == "loss" else value > best))
+    job.stale = 0 if improved else job.stale + 1
+    return improved
 
 
 def _best_value(job: Job) -> float:
+    """NaN before there is one."""
     if not job.ranks.is_first:
         return 0.0
     value = job.folder.read_marks().get("best_value")
-    return math.inf if value is None else value
+    return math.nan if value is None else value
 
 
 def _save(job: Job, meter: "_Meter", best: bool = False) -> None:
@@ -177,6 +187,8 @@ def _save(job: Job, meter: "_Meter", best: bool = False) -> None:
     frozen = {name for name, parameter in job.model.named_parameters() if not parameter.requires_grad and job.base}
     weights = {name: gather(tensor) for name, tensor in job.model.state_dict().items() if name not in frozen}
     optimizer, state, others = job.optimizer.gather(), meter.state(), {}
+    if job.settings.eval.select:
+        state["stale"] = torch.tensor(job.stale)
     if job.opponent is not None:
         state |= job.opponent.state()
         others = job.opponent.files()
@@ -192,10 +204,12 @@ def _save(job: Job, meter: "_Meter", best: bool = False) -> None:
                 weights=weights,
                 tokenizer=job.corpus.belongings.tokenizer,
                 renderer=job.corpus.belongings.renderer,
+                task=job.corpus.belongings.task,
                 optimizer=optimizer,
             )
             write_checkpoint(path, stored, state=state, manifest=job.manifest(), base=job.base, others=others)
-        changes: dict[str, Any] = {"best": path.name, "best_value": meter.valid["loss"]} if best else {}
+        chosen = meter.valid.get(job.settings.eval.select)
+        changes: dict[str, Any] = {"best": path.name, "best_value": chosen} if best else {}
         job.folder.mark(newest=path.name, **changes)
         job.folder.prune(job.settings.run.keep_last)
     job.ranks.wait()

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from pixelcore.stored import Stored
 from pixelcore.tokenizer import Tokenizer
-from train.data.split import Split
 from train.distributed import Ranks
 from train.report import Reporter
 
@@ -30,16 +29,17 @@ class Loss:
 
 @dataclass(frozen=True)
 class Belongings:
-    """What a checkpoint must keep beside the weights, or they mean nothing. renderer: the table of a checkpoint's
+    """What a checkpoint must keep beside the weights, or they mean nothing. renderer, task: tables of a checkpoint's
     manifest."""
 
     tokenizer: Tokenizer | None = None
     renderer: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
 
 
 class Corpus(Protocol):
     """Text, found, divided and prepared. fingerprint: differs when what is learned from could differ. overlap: share of
-    the held-out 50-character windows that occur in the training text. splits: who is held out, for each source."""
+    the held-out 50-character windows that occur in the training text. splits: records of who is held out."""
 
     @property
     def sources(self) -> Sequence[Any]: ...
@@ -48,7 +48,7 @@ class Corpus(Protocol):
     @property
     def overlap(self) -> float: ...
     @property
-    def splits(self) -> Sequence[Split]: ...
+    def splits(self) -> Sequence[Any]: ...
     @property
     def belongings(self) -> Belongings: ...
 

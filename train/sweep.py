@@ -269,8 +269,13 @@ def read_plan(at: str, strengths: str, seeds: str) -> Plan:
     return Plan(
         at=tuple(int(one) for one in _numbers("--at", at, int)),
         strengths=tuple(_numbers("--strengths", strengths, float)),
-        seeds=tuple(int(one) for one in _numbers("--seeds", _spelt_out(seeds), int)),
+        seeds=read_seeds(seeds),
     )
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """0,5,7 or 0-4 as numbers. Raises UserError for anything else."""
+    return tuple(int(one) for one in _numbers("--seeds", _spelt_out(text), int))
 
 
 def _spelt_out(seeds: str) -> str:

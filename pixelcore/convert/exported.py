@@ -1,7 +1,7 @@
 """Our export of a model alone: three files without optimizer, run or pickle, for sharing and for inference.
 
 config.json        {"format": "pixelcore", "version", "kind", "name", "step", "model": the configuration,
-                    "renderer": how its strips are drawn, or null}
+                    "renderer": how its strips are drawn, or null, "task": what its outputs mean, or null}
 model.safetensors  the parameters by our names
 tokenizer.model    the tokenizer's bytes, where the model has one
 """
@@ -11,15 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
 
-from pixelcore.config import DecoderConfig, ModelConfig, PixarConfig
+from pixelcore.config import (
+    DecoderConfig,
+    DecoderTrunkConfig,
+    ModelConfig,
+    PixarConfig,
+    TokenEncoderConfig,
+    ViTMAEConfig,
+    ViTTaskConfig,
+)
 from pixelcore.config_io import config_from_dict, config_to_dict
 from pixelcore.convert import names, pixar_names, pixel_names
 from pixelcore.convert.folder import new_folder
 from pixelcore.convert.names import check_tensors
 from pixelcore.convert.pixel import with_pooling
 from pixelcore.errors import UserError
+from pixelcore.models import MODELS
 from pixelcore.stored import Stored
 from pixelcore.tokenizer import Tokenizer
 
@@ -42,6 +52,7 @@ def write_export(folder: Path, stored: Stored) -> None:
         "step": stored.step,
         "model": config_to_dict(stored.config),
         "renderer": stored.renderer,
+        "task": stored.task,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()}
     with new_folder(folder) as new:
@@ -66,7 +77,7 @@ def read_export(folder: Path) -> Stored:
     tokenizer = None
     if (folder / "tokenizer.model").is_file():
         tokenizer = Tokenizer.load(folder / "tokenizer.model")
-        if not isinstance(config, DecoderConfig):
+        if not isinstance(config, DecoderTrunkConfig | TokenEncoderConfig):
             raise UserError(f"{folder / 'tokenizer.model'}: a {config.kind} model reads no tokens: remove the file")
         if tokenizer.vocab_size != config.vocab_size:
             raise UserError(
@@ -82,6 +93,7 @@ def read_export(folder: Path) -> Stored:
         weights=weights,
         tokenizer=tokenizer,
         renderer=content.get("renderer"),
+        task=content.get("task"),
     )
 
 
@@ -89,7 +101,13 @@ def packed_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the state dict of a model of any kind."""
     if isinstance(config, DecoderConfig):
         return names.packed_shapes(config)
-    return pixar_names.packed_shapes(config) if isinstance(config, PixarConfig) else pixel_names.packed_shapes(config)
+    if isinstance(config, PixarConfig):
+        return pixar_names.packed_shapes(config)
+    if isinstance(config, ViTMAEConfig | ViTTaskConfig):
+        return pixel_names.packed_shapes(config)
+    with torch.device("meta"):  # classifiers that no other program knows
+        model = MODELS[config.kind](config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

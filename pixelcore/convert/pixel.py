@@ -163,12 +163,14 @@ def _config(
         return config, ()
     poolings: tuple[str, ...] = ()
     data |= {"task": task, "num_labels": _num_labels(raw, tensors, task, path), "pooling": "mean", "pooler_norm": True}
+    data |= {"mask_heads": False, "pma_padding": "fixed"}  # the original does not mask heads
     if task == "sequence":
         data["pooler_norm"] = "pooler.ln.weight" in tensors
         if f"{POOLER}.weight" in tensors:  # only models that read CLS were built with it
             data |= {"pooling": "cls", "pooler_norm": True}
         elif SEED in tensors:
-            data["pooling"], poolings = "pma1", ("pma<heads>",)
+            data |= {"pooling": "pma1", "pma_padding": "published"}
+            poolings = ("pma<heads>",)
         else:
             poolings = ("mean", "max")
     config = config_from_dict("vit_task", data, str(path))
@@ -249,6 +251,16 @@ def published_config(config: ViTMAEConfig | ViTTaskConfig) -> dict[str, Any]:
         names = [f"LABEL_{index}" for index in range(config.num_labels)]
         raw["id2label"] = {str(index): name for index, name in enumerate(names)}
         raw["label2id"] = {name: index for index, name in enumerate(names)}
+        if config.pooling.startswith("pma") and config.pma_padding == "fixed":
+            _log.warning(
+                "pma_padding = fixed: the original program lets padding into the pooled vector, and says something "
+                "else of a strip with padding behind it"
+            )
+        if config.mask_heads:
+            _log.warning(
+                "mask_heads: the original program scores words that are not there as heads too, and may choose one "
+                "where this parser cannot"
+            )
     if math.isqrt(config.num_patches) ** 2 != config.num_patches:
         _log.warning(
             "num_patches = %d is no square number, and the original program builds its models on a square grid only",

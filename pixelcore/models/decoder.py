@@ -103,6 +103,12 @@ class Decoder(nn.Module):
             return DecoderOutput(logits=logits if last_only else logits.unflatten(0, shape), balance=balance)
         return self._loss(logits, targets_N, scale, balance)
 
+    def encode(self, ids_N: Tensor, packed: Packed, dropout_seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The last state of every row [N, D], before the head, and the balance loss. Raises UserError for a sequence
+        that is longer than the context."""
+        self._check_context(packed)
+        return self._hidden(ids_N, packed, None, dropout_seed, None)
+
     def _check_context(self, packed: Packed) -> None:
         if packed.max_length > self.config.context_length:
             raise UserError(

@@ -69,6 +69,8 @@ def mixture_log_odds(components: Tensor, scores: Tensor) -> Tensor:
 class Pixar(PixarTrunk):
     """The model of one `PixarConfig`. Parameters are fp32 and uninitialised: see `pixelcore.initialise`."""
 
+    config: PixarConfig
+
     def __init__(self, config: PixarConfig, ops: Ops = REFERENCE) -> None:
         super().__init__(config, ops)
         self.out_proj = PatchMap(config, config.num_components)

@@ -8,13 +8,13 @@ Source: PIXAR, arXiv:2401.03321; specs/pixar.md, sections 2.1 and 2.2.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pixelcore.config import PixarConfig
+from pixelcore.config import PixarTrunkConfig
 from pixelcore.errors import UserError
 from pixelcore.kv_cache import KVCache, LayerCache
 from pixelcore.layers import PackedLinear
@@ -31,7 +31,7 @@ class PixarTrunk(nn.Module):
     backward pass. Both are how to run, not what the model is, so neither is part of the configuration.
     """
 
-    def __init__(self, config: PixarConfig, ops: Ops) -> None:
+    def __init__(self, config: PixarTrunkConfig, ops: Ops) -> None:
         super().__init__()
         self.config = config
         self.ops = ops
@@ -42,6 +42,17 @@ class PixarTrunk(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = NormWeight(config.hidden_size)
         self._tables: dict[torch.device, Tensor] = {}
+
+    def encode(self, pixels_PA: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Packed]:
+        """The last state of every row [N, D] and the rows' structure: the patches [P, A] of strips end to end,
+        `lengths` of each, and before each strip the start vector where there is one. Raises UserError for a strip that
+        is too long."""
+        before = int(self.config.start_vector)
+        self._check_length(max(lengths) + before, self._max_rows)
+        packed = Packed.from_lengths([length + before for length in lengths], device=pixels_PA.device)
+        place_N = packed.positions.long() - before
+        rows_N = torch.where(place_N < 0, -1, (place_N >= 0).cumsum(0) - 1)
+        return self._hidden(self._embed(pixels_PA, rows_N), packed), packed
 
     def _embed(self, pixels_PA: Tensor, rows_N: Tensor) -> Tensor:
         """Row n: the projection of patch rows_N[n], or the start vector where that is -1."""
@@ -88,7 +99,7 @@ class PixarTrunk(nn.Module):
 class PatchMap(nn.Module):
     """The map between the pixels of a patch and a row, stored as the published convolutions [D, Z C, rows, columns]."""
 
-    def __init__(self, config: PixarConfig, num_components: int = 1) -> None:
+    def __init__(self, config: PixarTrunkConfig, num_components: int = 1) -> None:
         super().__init__()
         channels = num_components * config.num_channels
         self.num_components = num_components
@@ -117,7 +128,7 @@ class PatchMap(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each on the normalised residual stream."""
 
-    def __init__(self, config: PixarConfig) -> None:
+    def __init__(self, config: PixarTrunkConfig) -> None:
         super().__init__()
         width, hidden, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
         self.eps = config.rms_norm_eps

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pixelcore.config import ViTConfig
+from pixelcore.config import EncoderConfig, ViTConfig
 from pixelcore.dropout_bits import Drop
 from pixelcore.errors import UserError
 from pixelcore.layers import Linear, linear
@@ -158,7 +158,7 @@ class Block(nn.Module):
 
 
 class Encoder(Trunk):
-    """Patches to rows of width D: the projection, the positions, the blocks and the last norm.
+    """Embedded rows with their positions through the blocks and the last norm, whatever the rows are of.
 
     trainable_positions: fine-tuning trains the table of positions and drops embedded features; pretraining does
     neither, and its table is a buffer.
@@ -166,7 +166,7 @@ class Encoder(Trunk):
 
     positions: Tensor
 
-    def __init__(self, config: ViTConfig, trainable_positions: bool) -> None:
+    def __init__(self, config: EncoderConfig, trainable_positions: bool) -> None:
         shape = TrunkShape(
             num_layers=config.num_layers,
             width=config.hidden_size,
@@ -179,20 +179,38 @@ class Encoder(Trunk):
             attention_dropout=config.attention_dropout,
         )
         super().__init__(shape, first_layer=0)
-        self.config = config
         self.embedding_dropout = config.hidden_dropout if trainable_positions else 0.0
         self.cls_token = nn.Parameter(torch.empty(1, config.hidden_size))
-        self.patch = PatchProjection(config)
-        table_LD = torch.empty(config.num_patches + 1, config.hidden_size)
+        table_LD = torch.empty(config.num_units + 1, config.hidden_size)
         if trainable_positions:
             self.positions = nn.Parameter(table_LD)
         else:
             self.register_buffer("positions", table_LD)
 
-    def forward(self, patches: Patches, run: Run, layer: int | None = None) -> Tensor:
-        """[N, D] for the rows of `patches.kept`, of each strip CLS and then what is not hidden.
+    def encode(
+        self, embedded_ND: Tensor, packed: Packed, run: Run, layer: int | None = None, rows_M: Tensor | None = None
+    ) -> Tensor:
+        """[N, D], or [M, D] for rows_M. layer: the residual stream after so many blocks instead, 0 for embedded rows;
+        no norm is applied to it."""
+        drop = run.drop(packed, _EMBEDDING, self.embedding_dropout)
+        if drop is not None:
+            embedded_ND = run.ops.dropout(embedded_ND, drop)
+        if layer is not None:
+            return self.stream_after(embedded_ND, packed, run, layer)
+        return self.run_blocks(embedded_ND, packed, run, rows_M)
 
-        layer: the residual stream after so many blocks instead, 0 for embedded patches; no norm is applied to it.
+
+class StripEncoder(Encoder):
+    """Patches to rows of width D: the projection, the positions, the blocks and the last norm."""
+
+    def __init__(self, config: ViTConfig, trainable_positions: bool) -> None:
+        super().__init__(config, trainable_positions)
+        self.config = config
+        self.patch = PatchProjection(config)
+
+    def forward(self, patches: Patches, run: Run, layer: int | None = None) -> Tensor:
+        """[N, D] for the rows of `patches.kept`, of each strip CLS and then what is not hidden. layer: as of `encode`.
+
         Raises UserError if a strip is longer than the table of positions and must not be.
         """
         table_LD, places_N = stretch(
@@ -206,12 +224,7 @@ class Encoder(Trunk):
         embedded_ND = run.ops.patch_embed(
             patches.pixels, patches.kept_rows, weight_DA, self.patch.bias, self.cls_token[0], table_LD, places_N
         )
-        drop = run.drop(patches.kept, _EMBEDDING, self.embedding_dropout)
-        if drop is not None:
-            embedded_ND = run.ops.dropout(embedded_ND, drop)
-        if layer is not None:
-            return self.stream_after(embedded_ND, patches.kept, run, layer)
-        return self.run_blocks(embedded_ND, patches.kept, run)
+        return self.encode(embedded_ND, patches.kept, run, layer)
 
 
 class PatchProjection(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pixelcore.config import ViTMAEConfig
 from pixelcore.errors import UserError
 from pixelcore.layers import Linear
-from pixelcore.models.vit import Encoder, Run, Trunk, TrunkShape
+from pixelcore.models.vit import Run, StripEncoder, Trunk, TrunkShape
 from pixelcore.ops import REFERENCE, Ops
 from pixelcore.patches import Patches, arrange_dense
 from pixelcore.positions import stretch
@@ -55,7 +55,7 @@ class ViTMAE(nn.Module):
         self.ops = ops
         self.compute_dtype = torch.float32
         self.recompute = False
-        self.encoder = Encoder(config, trainable_positions=False)
+        self.encoder = StripEncoder(config, trainable_positions=False)
         self.decoder = PixelDecoder(config)
 
     def forward(

@@ -138,7 +138,7 @@ def test_state_dict_is_what_conversion_expects(name: str):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["mean", "max", "cls", "token", "parser"])
+@pytest.mark.parametrize("name", ["mean", "max", "cls", "pma2", "token", "parser"])
 def test_padding_never_changes_the_scores_of_what_is_real(name: str):
     model = make(name, num_patches=9)
     given = {"word_starts": targets("parser")["word_starts"]} if name == "parser" else {}
@@ -172,7 +172,7 @@ def test_grey_and_its_three_copies_are_one_picture():
 
 @torch.no_grad()
 def test_attention_pooling_is_its_formula_with_the_published_leak():
-    model = make("pma2")
+    model = make("pma2", pma_padding="published")
     head, run_rows = model.head, []
     head.attention.register_forward_pre_hook(lambda module, given: run_rows.append(given[0]))
     logits = model(strips(), attention_mask=MASK).logits

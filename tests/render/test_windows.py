@@ -16,6 +16,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "words": {"layout": "words"},
     "pairs": {"layout": "bigrams"},
     "original": {"layout": "bigrams", "unit": "code-point", "word_gap": "none"},
+    "clipping": {"layout": "bigrams", "unit": "code-point", "word_gap": "none", "overflow": "clip"},
     "adaptive": {"layout": "adaptive"},
 }
 RENDERERS = {

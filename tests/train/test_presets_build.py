@@ -12,11 +12,12 @@ import torch
 
 import presets
 from pixelcore.accounting import card_number, num_parameters
-from pixelcore.config import DecoderConfig, LoRAConfig, MoEConfig, PixarConfig, ViTMAEConfig
+from pixelcore.config import DecoderConfig, DecoderTrunkConfig, LoRAConfig, MoEConfig, PixarTrunkConfig
 from pixelcore.models import MODELS
 from tests.conftest import ROOT
 from train.cli import _parser
-from train.config import SETTINGS, DataConfig, Settings, StripDataConfig
+from train.config import SETTINGS, SETTINGS_OF_TOKENS, DataConfig, Settings, StripDataConfig, Tables
+from train.config_tasks import TaskDataConfig
 from train.job import read_settings, tables_of
 
 # specs/decoder.md, section 1: preset, overrides, the card's number, the real count
@@ -48,12 +49,16 @@ def test_every_preset_builds_and_writes_itself_back(name: str):
     settings = settings_of(name)
     config = settings.model
     assert count_on_meta(settings) == num_parameters(config)
-    if isinstance(config, DecoderConfig):
-        assert isinstance(settings.data, DataConfig) and settings.data.block_size <= config.context_length
+    if isinstance(config, DecoderTrunkConfig):
+        most = config.context_length
     else:
-        assert isinstance(config, ViTMAEConfig | PixarConfig) and isinstance(settings.data, StripDataConfig)
-        most = config.max_patches if isinstance(config, PixarConfig) else config.num_patches
-        assert settings.data.row_patches <= most
+        most = config.max_patches if isinstance(config, PixarTrunkConfig) else config.num_units
+    data = settings.data
+    if isinstance(data, DataConfig):
+        assert data.block_size <= most
+    else:
+        assert isinstance(data, StripDataConfig | TaskDataConfig)
+        assert (data.row_patches if isinstance(data, StripDataConfig) else data.max_patches) <= most
     assert read_settings(presets.write(tables_of(settings)), (), "itself") == settings
 
 
@@ -84,6 +89,8 @@ def test_flags_are_those_of_the_public_interface():
         "--steps": ("N", "StoreAction"),
         "--stop-at": ("N", "StoreAction"),
         "--seed": ("S", "StoreAction"),
+        "--seeds": ("A-B", "StoreAction"),
+        "--compare": ("RUN", "StoreAction"),
         "--device": ("D", "StoreAction"),
         "--ops": ("O", "StoreAction"),
         "--set": ("a.b=v", "AppendAction"),
@@ -132,9 +139,10 @@ def test_every_setting_is_read_somewhere(record: type, read: set[str]):
     assert [field.name for field in dataclasses.fields(record) if field.name not in read] == []
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_tables_are_the_fields_of_the_settings(kind: str):
-    record, tables = SETTINGS[kind]
+@pytest.mark.parametrize(
+    ("record", "tables"), [*SETTINGS.values(), *SETTINGS_OF_TOKENS.values()], ids=[*SETTINGS, *SETTINGS_OF_TOKENS]
+)
+def test_tables_are_the_fields_of_the_settings(record: type[Settings], tables: Tables):
     assert set(tables) == {field.name for field in dataclasses.fields(record)}
     hints = typing.get_type_hints(record)
     choices = {name: choice.values() if isinstance(choice, Mapping) else [choice] for name, choice in tables.items()}

@@ -6,7 +6,7 @@ that all ranks meet in every exchange of gradients. The step's content, its numb
 documents depend on the position alone, never on how it was dealt: one process and many compute the same loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pixelcore.ops import IGNORED
 from pixelcore.packed import Packed
-from train.data.blocks import Blocks
+from train.data.blocks import Block, Blocks
 from train.data.order import BlockOrder
 
 
@@ -58,12 +58,10 @@ class Batches:
 
     def micro_batch(self, step: int, index: int, device: torch.device | str) -> MicroBatch:
         """This rank's micro-batch `index` (0 to per_rank - 1) of a step."""
-        first = (index * self.world + self.rank) * self.micro_batch_blocks
-        count = max(0, min(self.micro_batch_blocks, self.blocks_per_step - first))
-        source_S, block_S = self.order.take(step * self.blocks_per_step + first, count)
+        slots = self.slots(index)
+        first, count = slots.start, len(slots)
         ids, targets, lengths, documents = [], [], [], []
-        for slot, (source, block) in enumerate(zip(source_S.tolist(), block_S.tolist(), strict=True)):
-            content = self.sources[source].read(block)
+        for slot, content in enumerate(self.read(step, slots)):
             ids.append(torch.from_numpy(content.ids))
             targets.append(torch.from_numpy(content.targets))
             row = (first + slot) * self.block_size  # of the whole step: the name of a document is its first row
@@ -78,6 +76,17 @@ class Batches:
             documents.append((first + slot) * self.block_size)
         packed = Packed.from_lengths(lengths, documents, device)
         return MicroBatch(_put(torch.cat(ids), device), _put(torch.cat(targets), device), packed)
+
+    def slots(self, index: int) -> range:
+        """Blocks of a step in this rank's micro-batch `index`; at the end of a step fewer than elsewhere, or none."""
+        first = (index * self.world + self.rank) * self.micro_batch_blocks
+        return range(first, max(first, min(first + self.micro_batch_blocks, self.blocks_per_step)))
+
+    def read(self, step: int, slots: range) -> Iterator[Block]:
+        """Some blocks of a step."""
+        source_S, block_S = self.order.take(step * self.blocks_per_step + slots.start, len(slots))
+        for source, block in zip(source_S.tolist(), block_S.tolist(), strict=True):
+            yield self.sources[source].read(block)
 
     def close(self) -> None:
         """Nothing is held open: blocks are read from a memory map."""

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from tqdm import tqdm
 from pixelcore.documents import find_files
 from pixelcore.durable import write_file, write_json
 from pixelcore.errors import UserError
+from pixelcore.stored import Stored
 from pixelcore.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
 from train.config import DataConfig, TextConfig, TokenizerConfig
 from train.data.blocks import Blocks
 from train.data.split import Role, Selection, Split, overlap_share, split_files
 from train.data.standard_library import standard_library_corpus
 from train.data.token_store import QUIET_BYTES, TokenStore, prepare
+from train.distributed import Ranks
 from train.objective import Belongings
 
 _log = logging.getLogger(__name__)
@@ -106,6 +108,35 @@ def find_sources(data: TextConfig, standard_library: Path | None = None) -> tupl
     return sources, [Source(files, split_files(files, (), field=data.field)) for files in held_out]
 
 
+def find_corpus(
+    data: DataConfig,
+    config: TokenizerConfig,
+    vocab_size: int,
+    max_eval_tokens: int,
+    ranks: Ranks,
+    stored: Stored | None,
+    own_text: Path | None,
+) -> Corpus:
+    """Everything of a run that learns from tokens, with the tokenizer of the model that it goes on from, whose ids
+    would be other words of another one. The first rank prepares; the others find everything in the cache."""
+    tokenizer = None if stored is None else stored.tokenizer
+    if not ranks.is_first:
+        ranks.wait()
+    sources, held_out = find_sources(data, own_text)
+    if tokenizer is None:
+        tokenizer = find_tokenizer(sources, data, config, vocab_size)
+    corpus = build_corpus(sources, held_out, tokenizer, data, max_eval_tokens)
+    if ranks.is_first:
+        ranks.wait()
+        _log.info(
+            "%s tokens to train on, %s held out; of the held-out 50-character windows %.2f %% occur in training text",
+            f"{sum(blocks.num_targets_total for blocks in corpus.training):,}",
+            f"{sum(blocks.num_targets_total for blocks in corpus.held_out):,}",
+            100 * corpus.overlap,
+        )
+    return corpus
+
+
 def find_tokenizer(sources: Sequence[Source], data: DataConfig, config: TokenizerConfig, vocab_size: int) -> Tokenizer:
     """The tokenizer that is named, or that of bytes, else one trained on the training documents, once."""
     if config.path:
@@ -164,6 +195,23 @@ def build_corpus(
         record.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, {"share": overlap_share(training_texts(sources, data.field), texts)})
     return Corpus(list(sources), tokenizer, training, evaluation, json.loads(record.read_text())["share"])
+
+
+def within_context(data: DataConfig, longest: int) -> DataConfig:
+    """Blocks no longer than a model's context, and about as many tokens in a step."""
+    if data.block_size <= longest:
+        return data
+    blocks = max(1, data.tokens_per_step // longest)
+    _log.info("data.block_size = %d: the context of the model that --init names", longest)
+    return replace(data, block_size=longest, tokens_per_step=blocks * longest)
+
+
+def check_own_tokenizer(config: TokenizerConfig, stored: Stored, init: Path) -> None:
+    """Raise UserError where a model to start from has no tokenizer and none is named, or another one is."""
+    if stored.tokenizer is None and not config.path:
+        raise UserError(f"--init {init}: has no tokenizer; name its own with --set tokenizer.path=FILE")
+    if stored.tokenizer is not None and config.path:
+        check_tokenizer(Tokenizer.load(config.path), stored.tokenizer.sha256, str(init))
 
 
 def check_tokenizer(tokenizer: Tokenizer, sha256: str, where: str) -> None:

@@ -5,7 +5,6 @@ what it writes after a few prompts. Loss per token depends on the tokenizer; bit
 to write the held-out text, document ends included, divided by the bytes of the text. Perplexity is exp(loss).
 """
 
-import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,17 +19,14 @@ from pixelcore.config import DecoderConfig
 from pixelcore.errors import UserError
 from pixelcore.models.decoder import Decoder
 from pixelcore.stored import Stored
-from pixelcore.tokenizer import Tokenizer
-from train.config import DataConfig, TokenSettings
+from train.config import TokenSettings
 from train.data.batches import Batches, MicroBatch
 from train.data.blocks import Blocks
-from train.data.corpus import Corpus, build_corpus, check_tokenizer, find_sources, find_tokenizer
+from train.data.corpus import Corpus, check_own_tokenizer, find_corpus, within_context
 from train.data.order import BlockOrder
 from train.distributed import Ranks
 from train.objective import Loss
 from train.report import Reporter
-
-_log = logging.getLogger(__name__)
 
 UNIT = "tokens"  # what progress is counted in
 CURVE = "loss (nats per token)"
@@ -42,12 +38,9 @@ CURVE = "loss (nats per token)"
 def adopt(settings: TokenSettings, stored: Stored, init: Path) -> TokenSettings:
     """The stored architecture, adapters and dropout as the run wants them, blocks within its context."""
     assert isinstance(stored.config, DecoderConfig)
-    if stored.tokenizer is None and not settings.tokenizer.path:
-        raise UserError(f"--init {init}: has no tokenizer; name its own with --set tokenizer.path=FILE")
-    if stored.tokenizer is not None and settings.tokenizer.path:
-        check_tokenizer(Tokenizer.load(settings.tokenizer.path), stored.tokenizer.sha256, str(init))
+    check_own_tokenizer(settings.tokenizer, stored, init)
     model = _with_architecture(settings.model, stored.config)
-    return replace(settings, model=model, data=_within_context(settings.data, model.context_length))
+    return replace(settings, model=model, data=within_context(settings.data, model.context_length))
 
 
 def _with_architecture(wanted: DecoderConfig, found: DecoderConfig) -> DecoderConfig:
@@ -56,15 +49,6 @@ def _with_architecture(wanted: DecoderConfig, found: DecoderConfig) -> DecoderCo
     return replace(
         found, lora=wanted.lora or found.lora, dropout=wanted.dropout, attention_dropout=wanted.attention_dropout
     )
-
-
-def _within_context(data: DataConfig, context_length: int) -> DataConfig:
-    """Blocks no longer than a model's context, and about as many tokens in a step."""
-    if data.block_size <= context_length:
-        return data
-    blocks = max(1, data.tokens_per_step // context_length)
-    _log.info("data.block_size = %d: the context of the model that --init names", context_length)
-    return replace(data, block_size=context_length, tokens_per_step=blocks * context_length)
 
 
 def find_data(
@@ -76,23 +60,8 @@ def find_data(
         raise UserError(
             f"data.block_size = {data.block_size} must not exceed model.context_length = {model.context_length}"
         )
-    tokenizer = None if stored is None else stored.tokenizer  # the ids of another one would be other words
-    if not ranks.is_first:
-        ranks.wait()  # the first rank prepares; the others find everything in the cache
-    sources, held_out = find_sources(data, own_text)
-    if tokenizer is None:
-        tokenizer = find_tokenizer(sources, data, settings.tokenizer, model.vocab_size)
-    corpus = build_corpus(sources, held_out, tokenizer, data, settings.eval.max_tokens)
-    if ranks.is_first:
-        ranks.wait()
-        tokens = sum(blocks.num_targets_total for blocks in corpus.training)
-        _log.info(
-            "%s tokens to train on, %s held out; of the held-out 50-character windows %.2f %% occur in training text",
-            f"{tokens:,}",
-            f"{sum(blocks.num_targets_total for blocks in corpus.held_out):,}",
-            100 * corpus.overlap,
-        )
-    return corpus, replace(settings, model=replace(model, vocab_size=tokenizer.vocab_size))
+    corpus = find_corpus(data, settings.tokenizer, model.vocab_size, settings.eval.max_tokens, ranks, stored, own_text)
+    return corpus, replace(settings, model=replace(model, vocab_size=corpus.tokenizer.vocab_size))
 
 
 def num_blocks(settings: TokenSettings) -> int:

@@ -1,0 +1,74 @@
+"""A classifier of strips that began as a model that writes them (PIXAR): its trunk, and a head in place of the pixels.
+
+Strips are read as in pretraining, from left to right and without padding. The call is that of the other task models,
+dense strips and a mask, so that training and prediction need not know which of them they have.
+Source: PIXAR, arXiv:2401.03321; specs/pixar.md, section 5.1.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pixelcore.config import PixarTaskConfig
+from pixelcore.models.heads import TaskOutput
+from pixelcore.models.packed_head import PackedHead
+from pixelcore.models.pixar_trunk import PixarTrunk
+from pixelcore.next_patches import check_dense
+from pixelcore.ops import REFERENCE, Ops
+
+
+class PixarTask(nn.Module):
+    """The model of one `PixarTaskConfig`. Parameters are fp32 and uninitialised: see `pixelcore.initialise`."""
+
+    def __init__(self, config: PixarTaskConfig, ops: Ops = REFERENCE) -> None:
+        super().__init__()
+        self.config = config
+        self.ops = ops
+        self.encoder = PixarTrunk(config, ops)
+        self.head = PackedHead(config.hidden_size, config.num_labels, config.pooling)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        scale: Tensor | None = None,
+        dropout_seed: Tensor | None = None,
+        documents: Sequence[int] | None = None,
+    ) -> TaskOutput:
+        """Scores, and the loss where there are labels.
+
+        pixel_values: [B, C, patch_height, patch_width * L], uint8 or float in [0, 1]. attention_mask: [B, L], 1 where a
+        patch is real; padding stands on the right. labels: int64 [B], or float [B] for regression. scale: scalar, 1 /
+        (targets of the step); the mean over this call when absent. dropout_seed, documents: taken as by the other task
+        models; nothing is dropped here.
+        Raises UserError for pixels and masks that do not fit the model or each other, and for a strip that is too long.
+        """
+        pixels_BLA, real = check_dense(pixel_values, self.config, attention_mask)
+        real_BL = torch.arange(pixels_BLA.shape[1]) < torch.tensor(real)[:, None]
+        rows_ND, packed = self.encoder.encode(pixels_BLA[real_BL.to(pixels_BLA.device)], real)
+        return self.head(rows_ND, packed, self.ops, labels, scale)
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """What sharding wraps one by one."""
+        return self.encoder.blocks()
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Dtype of the activations: how to run, not what the model is."""
+        return self.encoder.compute_dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype) -> None:
+        self.encoder.compute_dtype = dtype
+
+    @property
+    def recompute(self) -> bool:
+        """Keep only what enters each block, and run it again in the backward pass."""
+        return self.encoder.recompute
+
+    @recompute.setter
+    def recompute(self, recompute: bool) -> None:
+        self.encoder.recompute = recompute
