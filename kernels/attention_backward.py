@@ -56,16 +56,18 @@ def dq_default(row_bytes: int) -> Launch:
     return {
         64: Launch({"ROWS": 64, "KEYS": 64, "PROGRAMS": 3}, 4, 2),
         128: Launch({"ROWS": 64, "KEYS": 32, "PROGRAMS": 3}, 4, 2),
-        256: Launch({"ROWS": 64, "KEYS": 32, "PROGRAMS": 2}, 4, 2),
+        256: Launch({"ROWS": 64, "KEYS": 32, "PROGRAMS": 1}, 8, 2),
         512: Launch({"ROWS": 32, "KEYS": 32, "PROGRAMS": 1}, 8, 1),
     }[max(row_bytes, 64)]
 
 
-def dkv_default(row_bytes: int, dropped: bool) -> Launch:
+def dkv_default(row_bytes: int) -> Launch:
+    """The same. To heads of 64 a second stage of loads spills on one architecture or another: other programs of the
+    processor fill the wait for the first."""
     return {
-        64: Launch({"ROWS": 32, "KEYS": 64, "PROGRAMS": 4}, 4, 2),
-        128: Launch({"ROWS": 32, "KEYS": 64, "PROGRAMS": 2 if dropped else 3}, 4, 2),
-        256: Launch({"ROWS": 32, "KEYS": 64, "PROGRAMS": 1}, 8, 2),
+        64: Launch({"ROWS": 32, "KEYS": 64, "PROGRAMS": 4}, 4, 1),
+        128: Launch({"ROWS": 32, "KEYS": 64, "PROGRAMS": 3}, 4, 1),
+        256: Launch({"ROWS": 16, "KEYS": 64, "PROGRAMS": 1}, 8, 2),
         512: Launch({"ROWS": 32, "KEYS": 32, "PROGRAMS": 1}, 8, 1),
     }[max(row_bytes, 64)]
 
@@ -333,7 +335,7 @@ def run_backward(
         how = choose("attention_dq", q_NHK, dq_default(row_bytes), INTERPRETED, head_size=head_size)
         tensors = (q_NHK, k_NGK, v_NGK, out_NHK, dout_NHK, *lse, statistics_2HN, dqkv_NO)
         run(_dq_kernel, how, how.tiles["ROWS"], num_heads, COLUMNS[rule], *tensors)
-        how = choose("attention_dkv", q_NHK, dkv_default(row_bytes, seed is not None), INTERPRETED, head_size=head_size)
+        how = choose("attention_dkv", q_NHK, dkv_default(row_bytes), INTERPRETED, head_size=head_size)
         tensors = (q_NHK, k_NGK, v_NGK, dout_NHK, statistics_2HN, dqkv_NO)
         run(_dkv_kernel, how, how.tiles["KEYS"], num_groups, SEEN_FROM[rule], *tensors)
 

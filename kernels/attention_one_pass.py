@@ -39,7 +39,7 @@ def one_pass_default(row_bytes: int) -> Launch:
     same time."""
     return {
         64: Launch({"ROWS": 32, "KEYS": 64, "PROGRAMS": 2}, 4, 2),
-        128: Launch({"ROWS": 32, "KEYS": 64, "PROGRAMS": 1}, 8, 2),
+        128: Launch({"ROWS": 32, "KEYS": 64, "PROGRAMS": 1}, 8, 1),
         256: Launch({"ROWS": 32, "KEYS": 32, "PROGRAMS": 1}, 8, 2),
         512: Launch({"ROWS": 32, "KEYS": 32, "PROGRAMS": 1}, 8, 1),
     }[max(row_bytes, 64)]

@@ -4,6 +4,7 @@ import pytest
 
 import presets
 from benchmarks.verify import compare, read_plan, table
+from pixelcore.config import ViTTaskConfig
 from pixelcore.tasks import TASKS
 from pixelcore.tasks.bootstrap import Sums
 from pixelcore.tasks.parse import ParseOptions
@@ -27,7 +28,7 @@ def test_a_plan_names_a_preset_seeds_and_figures_that_exist(path):
 
 def test_the_recipe_is_the_published_one():
     settings = read_settings(presets.load("pixel-m4-ud"), (), "pixel-m4-ud")
-    assert isinstance(settings, TaskSettings)
+    assert isinstance(settings, TaskSettings) and isinstance(settings.model, ViTTaskConfig)
     optimizer, schedule = settings.optimizer, settings.schedule
     assert (optimizer.learning_rate, optimizer.betas, optimizer.eps) == (1e-5, (0.9, 0.999), 1e-8)
     assert (optimizer.weight_decay, optimizer.max_grad_norm) == (0.0, 1.0)

@@ -219,4 +219,6 @@ def test_a_mistake_is_one_line_and_writes_nothing(run, refused, tmp_path, monkey
 
 def test_a_model_that_cannot_paint_is_one_line(refused, tmp_path):
     run = write_run(tmp_path / "task", stored(classifier()))
-    assert "paints none: use embed" in refused("continue", "--model", run, "--text", "Hello", "--patches", 1)
+    assert "paints none: use predict, evaluate or embed" in refused(
+        "continue", "--model", run, "--text", "Hello", "--patches", 1
+    )

@@ -265,4 +265,4 @@ def test_a_text_of_a_file_is_named_by_its_number(run, refused, tmp_path):
 
 def test_a_model_without_a_painter_is_one_line(refused, tmp_path):
     run = write_run(tmp_path / "task", stored(classifier()))
-    assert "paints none: use embed" in refused("reconstruct", "--model", run, "--text", TEXT)
+    assert "paints none: use predict, evaluate or embed" in refused("reconstruct", "--model", run, "--text", TEXT)

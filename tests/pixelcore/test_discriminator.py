@@ -67,6 +67,7 @@ def literal(
 
 def longer(model: ContextDiscriminator) -> ContextDiscriminator:
     """The same parameters in a model with room for one patch more."""
+    assert isinstance(model.config, PixarConfig)
     wide = ContextDiscriminator(replace(model.config, max_patches=10), model.positions)
     for name, parameter in model.named_parameters():
         *path, last = name.split(".")

@@ -26,6 +26,7 @@ from infer.retrieval import (
 from infer.vector_map import neighbours_alike, pca, tsne
 from pixelcore.errors import UserError
 from render import Renderer
+from tests.infer import tiny_pixar
 from tests.infer.conftest import command, refused  # noqa: F401 - fixtures
 from tests.infer.tiny_pixels import RENDER, TEXT, classifier, mae, stored, write_run
 from tests.tasks.tiny_tasks import treebank
@@ -279,7 +280,7 @@ def _blobs() -> tuple[np.ndarray, list[str]]:
 
 @pytest.mark.parametrize("method", [tsne, pca])
 def test_two_groups_stay_apart(method):
-    vectors, names = _blobs()
+    vectors, _ = _blobs()
     points = method(vectors)
     assert points.shape == (60, 2) and np.isfinite(points).all()
     apart = np.linalg.norm(points[:30].mean(0) - points[30:].mean(0))
@@ -378,3 +379,11 @@ def test_mistakes_are_one_line(words, message, run, refused, tmp_path, monkeypat
     (tmp_path / "bare.tsv").write_text("text\n" + "".join(f"the ferry {number}\n" for number in range(9)))
     err = refused("evaluate", words[0], "--model", run, *words[1:])
     assert re.search(message, err), err
+
+
+def test_other_models_are_refused_in_one_line(refused, tmp_path):  # noqa: F811
+    other = write_run(tmp_path / "pixar", tiny_pixar.stored(tiny_pixar.pixar()))
+    data = _with_features(tmp_path / "bank")
+    assert "a pixar model; layers are compared for encoders of strips alone" in refused(
+        "evaluate", "probe", "--model", other, "--data", data
+    )
