@@ -134,7 +134,8 @@ def _run(
     num_rows, width = residual_BD.shape
     num_pairs = len(qkv_OD) // 2
     chosen_by = {"rows": num_rows, "columns": len(qkv_OD), "depth": width}
-    how = choose("step_norm_qkv", residual_BD, default(residual_BD, "PAIRS", PAIRS), INTERPRETED, **chosen_by)
+    shallow = default(residual_BD, "PAIRS", PAIRS, deepest=64)  # deeper, 64 rows spill on sm_100
+    how = choose("step_norm_qkv", residual_BD, shallow, INTERPRETED, **chosen_by)
     launch(
         _kernel,
         (cdiv(num_pairs, how.tiles["PAIRS"]),),

@@ -78,11 +78,11 @@ def padded(num_rows: int) -> int:
     return max(16, int(triton.next_power_of_2(num_rows)))
 
 
-def default(x: Tensor, columns: str, tile: int) -> Launch:
+def default(x: Tensor, columns: str, tile: int, deepest: int = 128) -> Launch:
     """What a kernel runs with where nothing was measured: `tile` of what it calls its columns, and pieces as deep as
-    leaves room for four of them. fp32, which uses no tensor core, in smaller ones."""
+    leaves room for four of them, of 64 rows at most `deepest`. fp32, which uses no tensor core, in smaller ones."""
     exact = x.dtype == torch.float32
-    depth = 32 if exact else 256 if padded(len(x)) == 16 else 128
+    depth = 32 if exact else {16: 256, 32: 128, 64: deepest}[padded(len(x))]
     return Launch({columns: tile, "DEPTH": depth}, num_warps=4, num_stages=2 if exact else 4)
 
 
