@@ -140,7 +140,7 @@ def draw_map(
     lines = -(-len(layers) // columns)
     figure = Figure(figsize=(3.6 * columns + 2, 3.6 * lines + 0.6), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    palette = colormaps["tab10" if len(known) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    palette = colormaps["tab10" if len(known) <= 10 else "tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
     for panel in panels:
         panel.set_axis_off()
     for panel, (number, points_N2, share) in zip(panels, layers):
