@@ -9,7 +9,6 @@ and the progress to standard error. Exit status: 0 all is well, 1 a kernel is no
 import argparse
 import importlib
 import importlib.util
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 
 from kernels.workshop.names import nearest
 from pixelcore.errors import UserError
+from pixelcore.log import log_to_stderr
 
 # The module of each command, what it says of itself, and examples.
 _COMMANDS = {
@@ -57,21 +57,21 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    try:
-        status = _run(list(argv))
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # whoever read our output, such as `head`, has enough; what Python still holds must not raise again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    with log_to_stderr():
+        try:
+            status = _run(list(argv))
+            sys.stdout.flush()
+            return status
+        except UserError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # whoever read our output, such as `head`, has enough; what Python still holds must not raise again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
 
 def _run(argv: list[str]) -> int:

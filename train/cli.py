@@ -19,6 +19,7 @@ import torch
 
 import presets
 from pixelcore.errors import UserError
+from pixelcore.log import log_to_stderr
 from train.config import (
     AdversarialSettings,
     DrawnSettings,
@@ -66,23 +67,21 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str]) -> int:
     """Run one command; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    for package in ("train", "pixelcore", "infer"):
-        logging.getLogger(package).setLevel(logging.INFO)
-    try:
-        if argv[:1] == ["sweep"]:
-            return _sweep(_sweep_parser().parse_args(argv[1:]))
-        return _main(_parser().parse_args(argv))
-    except (UserError, presets.PresetError) as cause:
-        print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
-        return 2
-    except TrainingStoppedError as cause:
-        print(f"error: {cause}", file=sys.stderr)
-        return 1
-    except Stopped as cause:
-        return 128 + cause.signal_number
-    except KeyboardInterrupt:
-        return 130
+    with log_to_stderr(chatty=("train", "pixelcore", "infer")):
+        try:
+            if argv[:1] == ["sweep"]:
+                return _sweep(_sweep_parser().parse_args(argv[1:]))
+            return _main(_parser().parse_args(argv))
+        except (UserError, presets.PresetError) as cause:
+            print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
+            return 2
+        except TrainingStoppedError as cause:
+            print(f"error: {cause}", file=sys.stderr)
+            return 1
+        except Stopped as cause:
+            return 128 + cause.signal_number
+        except KeyboardInterrupt:
+            return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ else: starting Python and importing torch for each would take most of the time o
 """
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -126,9 +125,6 @@ def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("train.sizing.measure_matmul_flops", lambda: 1e10)
     yield
     torch.set_float32_matmul_precision(precision)
-    for handler in list(logging.root.handlers):
-        if type(handler) is logging.StreamHandler:  # of `main`; it writes to what stood for stderr in this test
-            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -277,3 +278,9 @@ def test_tokenizer_needs_a_name(text: Path, capsys: pytest.CaptureFixture[str]):
 def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
     assert main(["fly", "--preset", "smoke"]) == 2
     assert "unknown command 'fly'; commands: run, tokenizer, prepare" in _one_line(capsys.readouterr().err)
+
+
+def test_a_command_leaves_the_log_as_it_was(refused: Refused) -> None:
+    before = list(logging.root.handlers), logging.getLogger("train").level
+    refused("--set", "model.no_such_field=1")
+    assert (list(logging.root.handlers), logging.getLogger("train").level) == before
