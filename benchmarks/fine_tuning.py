@@ -105,8 +105,9 @@ def fine_tuning(task: str, encoder: str, plan: dict[str, Any], options: argparse
     """The command that fine-tunes an encoder on a task, from all seeds."""
     about = plan["tasks"][task]
     steps = about["steps"]
-    sets = [f"run.steps={steps}", f"eval.every={steps // 2}", f"run.save_every={steps}", "eval.patience=0"]
-    sets += [f"schedule.warmup_steps={steps // 10}", "run.micro_batch_blocks=4", *about.get("set", [])]
+    sets = [f"run.steps={steps}", f"eval.every={steps}", f"run.save_every={steps}", "eval.patience=0"]
+    sets += [f"schedule.warmup_steps={steps // 10}", "run.micro_batch_blocks=4", "model.hidden_dropout=0.0"]
+    sets += about.get("set", [])
     preset = about["partner" if encoder == "tokens" else "preset"]
     command = [sys.executable, "-m", "train", "--preset", preset, "--seeds", options.seeds]
     command += ["--init", str(encoder_of(encoder, options.runs)), "--out", str(options.runs / task / encoder)]
