@@ -27,7 +27,7 @@ from torch import Tensor
 from infer.layer_vectors import DrawnTexts, PixelModel, draw_texts, random_encoder, word_vectors
 from infer.probe_words import Labelled, ProbeWords, choose_words
 from pixelcore.errors import UserError
-from pixelcore.tasks.bootstrap import Difference, Sums, difference, intervals
+from pixelcore.tasks.bootstrap import Difference, Sums, differences, intervals
 from pixelcore.tasks.examples import WordsExample
 from pixelcore.tasks.tag_baselines import taggers
 from render import Renderer
@@ -193,12 +193,11 @@ def probe_layers(
         ProbedLayer(
             model=_accuracy([ours[layer] for ours, _, _ in runs]),
             random=_accuracy([theirs[layer] for _, theirs, _ in runs]),
-            gain=difference(
+            gain=differences(
                 [ours[layer].counts for ours, _, _ in runs],
                 [theirs[layer].counts for _, theirs, _ in runs],
                 _figures,
-                "accuracy",
-            ),
+            )["accuracy"],
             l2=[ours[layer].l2 for ours, _, _ in runs],
         )
         for layer in range(model.config.num_layers + 1)

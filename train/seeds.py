@@ -24,7 +24,7 @@ import presets
 from pixelcore.durable import write_json
 from pixelcore.errors import UserError
 from pixelcore.tasks import TASKS
-from pixelcore.tasks.bootstrap import Counts, Sums, difference
+from pixelcore.tasks.bootstrap import Counts, differences
 from train.config import TaskSettings
 from train.distributed import Ranks
 from train.job import new_job, resumed_job, tables_of
@@ -54,7 +54,6 @@ def run_seeds(
         raise UserError(
             f"--out {folder}: holds a single run, and --seeds makes a folder of them: choose another folder"
         )
-    asked = _asked(settings, init, folder)
     asked = _asked(settings, init, folder)
     theirs = None if compare is None else _runs_of(compare)  # before hours of training
     for seed in seeds:
@@ -131,15 +130,8 @@ def compared(ours: Sequence[Path], theirs: Sequence[Path], settings: TaskSetting
         if ids != found[0][0][0]:
             raise UserError(f"{run}: its test examples are not those of {ours[0]}: compare runs of the same file")
     one, other = ([counts for _, counts in side] for side in found)
-    names = task.figures(Sums(task.counts([], [], options)), options)
-
-    def figures(sums: Sums) -> dict[str, Any]:
-        return task.figures(sums, options)
-
-    return {
-        "with": [str(run) for run in theirs],
-        **{f"test_{name}": asdict(difference(one, other, figures, name)) for name in names},
-    }
+    differ = differences(one, other, lambda sums: task.figures(sums, options))
+    return {"with": [str(run) for run in theirs]} | {f"test_{name}": asdict(each) for name, each in differ.items()}
 
 
 def _runs_of(path: Path) -> list[Path]:

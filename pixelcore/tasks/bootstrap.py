@@ -83,48 +83,40 @@ class Difference:
     examples: int
 
 
-def difference(
-    ours: Sequence[Counts],
-    theirs: Sequence[Counts],
-    figures: Figures,
-    name: str,
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
-) -> Difference:
-    """How much better one figure is in our runs than in theirs, all of the same test examples.
+def differences(
+    ours: Sequence[Counts], theirs: Sequence[Counts], figures: Figures, *, seed: int = 0, draws: int = DRAWS
+) -> dict[str, Difference]:
+    """How much better each figure is in our runs than in theirs, all of the same test examples.
 
     ours, theirs: for each run its counts [examples] by name. Raises UserError where the examples are not as many.
     """
     names, size = _shape([*ours, *theirs])
     sides = [{key: np.stack([run[key] for run in runs], 1) for key in names} for runs in (ours, theirs)]
     generator = np.random.default_rng([seed, 1])
-
-    def means(times: NDArray[Any] | None) -> list[NDArray[Any]]:
-        """For both sides the mean over drawn runs, of drawn examples; of all of them without a draw."""
-        found = []
-        for side in sides:
-            num_runs = next(iter(side.values())).shape[1]
-            weights = np.ones((1, size)) if times is None else times
-            values = np.asarray(figures(Sums(side, weights))[name])
-            if times is None:
-                found.append(values.mean(1))
-                continue
-            runs = generator.integers(num_runs, size=(len(times), num_runs))
-            found.append(np.take_along_axis(values, runs, 1).mean(1))
-        return found
-
-    one, other = means(None)
-    drawn = np.concatenate([np.subtract(*means(times)) for times in _drawn_examples(size, seed, draws)])
-    low, high = _middle_95(drawn)
-    return Difference(
-        difference=float(one[0] - other[0]),
-        low=low,
-        high=high,
-        share_not_positive=float((drawn <= 0).mean()),
-        seeds=(len(ours), len(theirs)),
-        examples=size,
-    )
+    whole = [figures(Sums(side, np.ones((1, size)))) for side in sides]
+    means = {name: [float(np.mean(side[name])) for side in whole] for name in whole[0]}
+    drawn: dict[str, list[NDArray[Any]]] = {name: [] for name in means}
+    for times in _drawn_examples(size, seed, draws):
+        of_sides = []
+        for side, run_counts in zip(sides, (len(ours), len(theirs)), strict=True):
+            runs_DR = generator.integers(run_counts, size=(len(times), run_counts))
+            values = figures(Sums(side, times))
+            of_sides.append({name: np.take_along_axis(np.asarray(values[name]), runs_DR, 1).mean(1) for name in means})
+        for name, found in drawn.items():
+            found.append(of_sides[0][name] - of_sides[1][name])
+    result = {}
+    for name, (one, other) in means.items():
+        values = np.concatenate(drawn[name])
+        low, high = _middle_95(values)
+        result[name] = Difference(
+            difference=one - other,
+            low=low,
+            high=high,
+            share_not_positive=float((values <= 0).mean()),
+            seeds=(len(ours), len(theirs)),
+            examples=size,
+        )
+    return result
 
 
 def _drawn_examples(size: int, seed: int, draws: int) -> Iterator[NDArray[np.float64]]:

@@ -209,8 +209,19 @@ def test_a_difference_of_correlations_has_an_interval():
         return classify.counts(examples(gold.tolist()), predicted(said.tolist()), NUMBERS)
 
     worse, better = [run(2.0) for _ in range(2)], [run(0.2) for _ in range(3)]
-    found = bootstrap.difference(better, worse, lambda sums: classify.figures(sums, NUMBERS), "spearman", draws=200)
+    differ = bootstrap.differences(better, worse, lambda sums: classify.figures(sums, NUMBERS), draws=200)
+    found = differ["spearman"]
     assert found.low > 0 and found.seeds == (3, 2)
+
+
+def test_a_difference_is_told_of_each_group_too():
+    options = ClassifyOptions(metrics=("accuracy",))
+    texts = examples("abab", groups=["de", "de", "fr", "fr"])
+    ours, theirs = (classify.counts(texts, predicted(said), options) for said in ("abab", "abbb"))
+    found = bootstrap.differences([ours], [theirs], lambda sums: classify.figures(sums, options), draws=50)
+    assert {name: each.difference for name, each in found.items()} == pytest.approx(
+        {"accuracy": 0.25, "accuracy_mean": 0.25, "accuracy_de": 0.0, "accuracy_fr": 0.5}
+    )
 
 
 def test_groups_have_figures_and_a_mean():

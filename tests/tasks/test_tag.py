@@ -272,13 +272,13 @@ def test_a_difference_of_every_example_is_seen_and_one_of_none_is_not():
         return {"right": generator.binomial(10, share, 200).astype(float), "words": words}
 
     worse, better = [run(0.7) for _ in range(3)], [run(0.8) for _ in range(3)]
-    found = bootstrap.difference(better, worse, _accuracy, "accuracy")
+    found = bootstrap.differences(better, worse, _accuracy)["accuracy"]
     assert found.low > 0 and found.share_not_positive == 0 and found.seeds == (3, 3)
     assert found.low <= found.difference <= found.high
-    same = bootstrap.difference(worse, worse, _accuracy, "accuracy")
+    same = bootstrap.differences(worse, worse, _accuracy)["accuracy"]
     assert same.low < 0 < same.high and same.difference == 0
     # a pair of runs that are right on the same examples differs by nothing, whatever is drawn
-    paired = bootstrap.difference(worse[:1], worse[:1], _accuracy, "accuracy")
+    paired = bootstrap.differences(worse[:1], worse[:1], _accuracy)["accuracy"]
     assert (paired.low, paired.high) == (0.0, 0.0)
     with pytest.raises(UserError, match="only runs of the same task on the same file"):
-        bootstrap.difference(worse, [{"right": words[:5], "words": words[:5]}], _accuracy, "accuracy")
+        bootstrap.differences(worse, [{"right": words[:5], "words": words[:5]}], _accuracy)["accuracy"]
