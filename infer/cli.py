@@ -302,7 +302,7 @@ def run_export(argv: Sequence[str]) -> int:
   bundle        decoder: the original program's files: latest.pt, configurations, tokenizer, model card
   hf            decoder: Llama's layout for transformers; adapters are always merged
   pixel         vit_mae, vit_task: the published PIXEL folder, config.json and pytorch_model.bin; what was read from
-                such a folder is written as it was, in the file format it had
+                such a folder is written as it was, in the file format it had; adapters are always merged
   vitmae        vit_mae: the layout of transformers' ViTMAEForPreTraining; a square number of patches
   pixar         pixar: the published PIXAR backbone, config.json and pytorch_model.bin; neither a mixture nor a start
                 vector, which that layout does not know

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from infer.arguments import Parser, add_strips_model, check_out, write
 from infer.commands_tasks import load_task_model
-from infer.evaluate_task import figures_of, is_labelled
+from infer.evaluate_task import figures_of
 from infer.predict import read_files, say_losses
 from infer.report.cases import cases_of
 from infer.report.curves import metrics_of
 from infer.report.page import Page, as_html
 from pixelcore.errors import UserError
+from pixelcore.tasks.examples import is_labelled
 
 _SHOWN, _HEATED = 40, 6
 

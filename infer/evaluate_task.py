@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from infer.predict import TaskModel, predict, say_losses
 from pixelcore.errors import UserError
 from pixelcore.tasks.bootstrap import Counts, Sums, intervals
-from pixelcore.tasks.examples import QuestionExample, TextExample, TreeExample, WordsExample
+from pixelcore.tasks.examples import TextExample, TreeExample, WordsExample, is_labelled
 from pixelcore.tasks.labels import UNSEEN
 
 _log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ def evaluate(
     """train: what the baselines learn from; none without. paths: of the examples, by which published figures are found.
     Raises UserError for examples without labels."""
     for example in [*examples, *train]:
+        if isinstance(example, TextExample) and example.unlabelled:
+            raise UserError(f"{example.unlabelled}; without labels there is nothing to compare with: use predict")
         if not is_labelled(example):
             raise UserError(f"{example.id}: has no label to compare with: give a labelled file, or use predict")
     unseen = sum(loaded.known.index(name) == UNSEEN for example in examples for name in _names(example))
@@ -108,15 +110,6 @@ def figures_of(loaded: TaskModel, counts: Counts) -> dict[str, Figure]:
     values = loaded.task.figures(Sums(counts), loaded.options)
     around = intervals(counts, lambda sums: loaded.task.figures(sums, loaded.options))
     return {name: Figure(float(value), *around[name]) for name, value in values.items()}
-
-
-def is_labelled(example: Any) -> bool:
-    """Whether there is something to compare a prediction with."""
-    if isinstance(example, QuestionExample):
-        return bool(example.answers) or example.is_impossible
-    if isinstance(example, TreeExample):
-        return example.heads is not None
-    return (example.label if isinstance(example, TextExample) else example.labels) is not None
 
 
 def _names(example: Any) -> Sequence[str]:

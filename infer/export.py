@@ -5,19 +5,18 @@ layout; a model that reads strips the published PIXEL layout or, where nothing b
 that of transformers' ViT-MAE; one that writes them the published PIXAR layout; every model our own weights-only export.
 
 An export holds weights and what is needed to use them; AdamW's moments go along only into a bundle and on request.
-Adapters stay adapters where the format knows them, unless merging is asked for; Llama's layout has no place for them,
-so there they are always folded into the weights.
+Adapters stay adapters where the format knows them, unless merging is asked for; Llama's layout and PIXEL's have no
+place for them, so there they are always folded into the weights.
 """
 
 import logging
 from pathlib import Path
 
 from infer.load import read
-from pixelcore.config import DecoderConfig
 from pixelcore.convert.bundle_writer import write_bundle
 from pixelcore.convert.exported import write_export
 from pixelcore.convert.llama import write_llama
-from pixelcore.convert.merge import merge_lora
+from pixelcore.convert.merge import adapters_of, merge_lora
 from pixelcore.convert.pixar import write_pixar
 from pixelcore.convert.pixel import with_pooling, write_pixel
 from pixelcore.convert.vitmae import write_vitmae
@@ -69,10 +68,10 @@ def export(
         raise UserError(f"--to {to}: {stored.path} is a {kind} model; choose {' or '.join(fitting)}")
     if pooling is not None:
         stored = with_pooling(stored, pooling)
-    lora = stored.config.lora if isinstance(stored.config, DecoderConfig) else None
+    lora = adapters_of(stored.config)
     if merge and lora is None:
         raise UserError(f"--merge: {stored.path} has no adapters to merge; leave it out")
-    if lora is not None and (merge or to == "hf"):
+    if lora is not None and (merge or to in ("hf", "pixel")):
         _log.info("folding the adapters into the weights")
         stored = merge_lora(stored)
     if to == "bundle":

@@ -112,6 +112,8 @@ def load_model(
     if isinstance(stored.config, TokenTaskConfig | DecoderTaskConfig):
         if stored.tokenizer is None:
             raise UserError(f"{stored.path}: the tokenizer that the model was trained with is not there: restore it")
+        if fonts or render or accept_changed:
+            raise UserError(f"{stored.path}: reads tokens and draws nothing: leave --font and --set render.x=v out")
         inputs: Inputs = Tokens(stored.tokenizer, stored.task["max_tokens"])
     else:
         renderer = renderer_of(stored, fonts=fonts, render=render, accept_changed=accept_changed)

@@ -4,6 +4,7 @@ Rows are patches, and a row is read, passed through the layers and predicted fro
 of a strip is a target and no row.
 """
 
+from pixelcore.accounting_vit import adapter_parameters
 from pixelcore.config import DecoderTaskConfig, PixarConfig, PixarTaskConfig, PixarTrunkConfig
 
 
@@ -11,6 +12,8 @@ def pixar_parameters(config: PixarTrunkConfig) -> int:
     """Exact number of trainable parameters."""
     width = config.hidden_size
     per_layer = 4 * width**2 + 3 * width * config.intermediate_size + 2 * width
+    if isinstance(config, PixarTaskConfig):
+        per_layer += adapter_parameters(config.lora, width, config.intermediate_size)
     total = config.num_layers * per_layer + width + width * config.patch_values
     total += pooled_parameters(config) if isinstance(config, PixarTaskConfig) else _row_head_parameters(config)
     return total + (width if config.start_vector else 0)

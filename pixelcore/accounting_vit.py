@@ -6,6 +6,7 @@ numbers of patches and of hidden patches say. Its token partner reads all tokens
 
 from pixelcore.config import (
     HeadConfig,
+    LoRAConfig,
     TokenEncoderConfig,
     TokenMLMConfig,
     TokenTaskConfig,
@@ -22,7 +23,7 @@ def vit_parameters(config: ViTMAEConfig | ViTTaskConfig) -> int:
     total = width + width * (config.patch_values + 1)  # CLS, the patch projection
     total += _trunk_parameters(config.num_layers, width, config.intermediate_size, config.qkv_bias)
     if isinstance(config, ViTTaskConfig):
-        return total + (config.num_patches + 1) * width + _head_parameters(config)
+        return total + (config.num_patches + 1) * width + _head_parameters(config) + _encoder_adapters(config)
     decoder_width = config.decoder_hidden_size
     total += decoder_width * (width + 1) + decoder_width  # from the encoder's width; the mask token
     total += _trunk_parameters(
@@ -37,7 +38,7 @@ def token_parameters(config: TokenMLMConfig | TokenTaskConfig) -> int:
     total = width + config.vocab_size * width  # CLS, the embedding
     total += _trunk_parameters(config.num_layers, width, config.intermediate_size, config.qkv_bias)
     if isinstance(config, TokenTaskConfig):
-        return total + (config.max_tokens + 1) * width + _head_parameters(config)
+        return total + (config.max_tokens + 1) * width + _head_parameters(config) + _encoder_adapters(config)
     return total + width + width * (width + 1) + 2 * width + config.vocab_size  # mask token; layer, norm, bias
 
 
@@ -166,6 +167,18 @@ def _kept_bytes(
     # the stream and the branch that enter a block; one block at a time is whole again
     entering = sum(2 * rows * width * bytes_per_value for rows, width, _, _ in layers)
     return entering + max(inside) if recompute else sum(inside)
+
+
+def adapter_parameters(lora: LoRAConfig | None, width: int, hidden: int) -> int:
+    """Of the adapters of one layer, whose attention maps are square."""
+    if lora is None:
+        return 0
+    wide = {"gate_proj", "up_proj", "down_proj"}
+    return lora.rank * sum(width + (hidden if name in wide else width) for name in lora.target_modules)
+
+
+def _encoder_adapters(config: HeadConfig) -> int:
+    return config.num_layers * adapter_parameters(config.lora, config.hidden_size, config.intermediate_size)
 
 
 def _trunk_parameters(num_layers: int, width: int, hidden: int, qkv_bias: bool) -> int:

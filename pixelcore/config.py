@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ENCODER_LORA_TARGETS = tuple(name for name in LORA_TARGETS if name != "gate_proj")  # its feed-forward has no gate
 
 
 def _positive(record: object, *names: str) -> None:
@@ -53,6 +54,8 @@ class LoRAConfig:
     target_modules are the published names; q, k, v and gate, up are row slices of the packed weights.
     """
 
+    possible: ClassVar[tuple[str, ...]] = LORA_TARGETS
+
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.05
@@ -61,9 +64,18 @@ class LoRAConfig:
     def __post_init__(self) -> None:
         _positive(self, "rank", "alpha")
         _share(self, "dropout")
-        unknown = sorted(set(self.target_modules) - set(LORA_TARGETS))
+        unknown = sorted(set(self.target_modules) - set(self.possible))
         if unknown or not self.target_modules:
-            raise ValueError(f"target_modules = {list(self.target_modules)} must be some of {list(LORA_TARGETS)}")
+            raise ValueError(f"target_modules = {list(self.target_modules)} must be some of {list(self.possible)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderLoRAConfig(LoRAConfig):
+    """Adapters of an `EncoderConfig`, by the names that the same maps have in a decoder."""
+
+    possible: ClassVar[tuple[str, ...]] = ENCODER_LORA_TARGETS
+
+    target_modules: tuple[str, ...] = ENCODER_LORA_TARGETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +231,8 @@ class HeadConfig(EncoderConfig):
     has. pooling, of "sequence" alone: "mean", "max", "cls" or "pma<k>", with k heads; pooler_norm: a LayerNorm in it
     ("cls" has none). pma_padding, of "pma" alone: "fixed" looks at real units; "published" at padding too, as the
     original does, so that its weights say what they said. mask_heads, of "parser" alone: a word that is not there is
-    nobody's head; else it has the score 0, as published.
+    nobody's head; else it has the score 0, as published. lora: adapters on the maps of the encoder, which stays as it
+    is, while the head learns in full.
     Source: specs/pixel.md, section 3.
     """
 
@@ -229,6 +242,7 @@ class HeadConfig(EncoderConfig):
     pooler_norm: bool = True
     pma_padding: str = "fixed"
     mask_heads: bool = False
+    lora: EncoderLoRAConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -392,13 +406,15 @@ class PixarTaskConfig(PixarTrunkConfig):
     """What has learned to write strips, as a classifier of them. num_labels: classes; 1 is regression; 0, of a preset,
     as many as the training data has. pooling: what of a strip is classified. "end": the state of its end patch, which
     has seen all of it, as published; "end_mlp": that, through one hidden layer; "mean": the mean of all states;
-    "attention": their mean, weighed by a learned score of each. Source: specs/pixar.md, section 5.1.
+    "attention": their mean, weighed by a learned score of each. lora: adapters on the maps of the trunk, which stays as
+    it is. Source: specs/pixar.md, section 5.1.
     """
 
     kind: ClassVar[str] = "pixar_task"
 
     num_labels: int = 0
     pooling: str = "end"
+    lora: LoRAConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,9 @@
 """Model configurations as the plain tables that checkpoints and exports store, and back.
 
 A stored table is complete: it was written from a record, every field of it. So reading is strict, a field too many or
-too few means that the file was edited by hand or comes from another version, and nothing is filled in by guessing.
+too few means that the file was edited by hand or comes from another version, and nothing is filled in by guessing. Only
+a record that may be there or not, such as adapters, may be missing: there is none, and folders from before there could
+be any say so by their silence.
 """
 
 import dataclasses
@@ -35,7 +37,9 @@ def record_from_dict(record: type[Any], data: object, where: str) -> Any:
         raise UserError(f"{where}: expected a table of fields, found {type(data).__name__}: restore the file")
     expected = typing.get_type_hints(record)
     names = [field.name for field in dataclasses.fields(record)]
-    unknown, missing = sorted(set(data) - set(names)), [name for name in names if name not in data]
+    optional = {name for name in names if isinstance(expected[name], types.UnionType)}
+    unknown = sorted(set(data) - set(names))
+    missing = [name for name in names if name not in data and name not in optional]
     if unknown or missing:
         found = [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
         found += [f"missing {', '.join(map(repr, missing))}"] if missing else []
@@ -43,7 +47,7 @@ def record_from_dict(record: type[Any], data: object, where: str) -> Any:
             f"{where}: {' and '.join(found)}; {record.__name__} has exactly {', '.join(names)}: restore the file, or "
             "use the version of pixelcore that wrote it"
         )
-    values = {name: _value(expected[name], data[name], f"{where}: {name}") for name in names}
+    values = {name: _value(expected[name], data.get(name), f"{where}: {name}") for name in names}
     try:
         return record(**values)
     except ValueError as cause:

@@ -91,6 +91,8 @@ def _initialise_pixar(model: PixarTrunk, generator: torch.Generator) -> None:
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
         elif isinstance(module, NormWeight):
             nn.init.ones_(module.weight)
+        elif isinstance(module, Adapter):
+            initialise_adapter(module, generator)
     if model.start is not None:
         nn.init.normal_(model.start, std=_STANDARD_DEVIATION, generator=generator)
 
@@ -124,6 +126,8 @@ def _initialise_strip_module(module: nn.Module, deviation: float, generator: tor
         nn.init.xavier_uniform_(flat_DA, generator=generator)
         bound = 1 / math.sqrt(flat_DA.shape[1])
         nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    elif isinstance(module, Adapter):
+        initialise_adapter(module, generator)
     else:
         if isinstance(module, Encoder | PixelDecoder):
             num_places, width = module.positions.shape

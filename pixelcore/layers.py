@@ -30,16 +30,28 @@ class Adapter(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """y = x W^T, W [sum of rows, in_features], without a bias; adapters on those parts that `lora` names."""
+    """y = x W^T + b, W [sum of rows, in_features]; b where it is asked for; adapters on those parts that `lora` names.
 
-    def __init__(self, in_features: int, parts: Mapping[str, int], lora: LoRAConfig | None = None) -> None:
+    drop: of what adapters read.
+    """
+
+    def __init__(
+        self, in_features: int, parts: Mapping[str, int], lora: LoRAConfig | None = None, bias: bool = False
+    ) -> None:
         super().__init__()
         self.parts = dict(parts)
         self.weight = nn.Parameter(torch.empty(sum(parts.values()), in_features))
+        self.bias = nn.Parameter(torch.empty(sum(parts.values()))) if bias else None
         self.adapters, self.lora_scale = _adapters(in_features, parts, lora)
 
     def forward(self, x_ND: Tensor, ops: Ops, drop: Drop | None = None) -> Tensor:
-        y_NO = linear(x_ND, self.weight)
+        return self._adapted(linear(x_ND, self.weight, self.bias), x_ND, ops, drop)
+
+    def without_bias(self, x_ND: Tensor, ops: Ops, drop: Drop | None = None) -> Tensor:
+        """The same for a bias that the operation behind it adds."""
+        return self._adapted(linear(x_ND, self.weight), x_ND, ops, drop)
+
+    def _adapted(self, y_NO: Tensor, x_ND: Tensor, ops: Ops, drop: Drop | None) -> Tensor:
         if not self.adapters:
             return y_NO
         x_ND = x_ND if drop is None else ops.dropout(x_ND, drop)

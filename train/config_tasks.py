@@ -26,8 +26,9 @@ class TaskDataConfig:
     files to train on. valid, test: files in place of the folder's own. valid_examples: without a dev file, hold out so
     many of the training examples, evenly taken.
 
-    max_patches: of a strip (or tokens of a text), end patch included; what is longer is cut. rows_per_step: of one
-    optimizer step over all ranks. cache_megabytes: of drawn rows that are kept.
+    max_patches: of a strip (or tokens of a text), end patch included; what is longer is cut. cut_positions: the model
+    keeps the first max_patches of its positions, as in the original; else all of them. rows_per_step: of one optimizer
+    step over all ranks. cache_megabytes: of drawn rows that are kept.
     """
 
     paths: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class TaskDataConfig:
     test: tuple[str, ...] = ()
     valid_examples: int = 0
     max_patches: int = 256
+    cut_positions: bool = False
     rows_per_step: int = 64
     cache_megabytes: int = 1024
 

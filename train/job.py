@@ -28,7 +28,7 @@ from pixelcore.checkpoint import (
     read_stored,
     read_tensors,
 )
-from pixelcore.config import DecoderTrunkConfig
+from pixelcore.convert.merge import adapters_of
 from pixelcore.errors import UserError
 from pixelcore.initialise import initialise
 from pixelcore.models import MODELS
@@ -174,7 +174,7 @@ def new_job(
     settings = _sized(settings, objective, ranks)
     weights, base = None, None
     if stored is not None:
-        weights = begun_weights(stored) if isinstance(settings, TaskSettings) else stored.weights
+        weights = begun_weights(stored, settings.model) if isinstance(settings, TaskSettings) else stored.weights
         if _has_adapters(settings) and not isinstance(settings, TaskSettings):  # whose checkpoints are whole
             base = {"path": str(stored.path.absolute()), "sha256": hash_weights(stored.weights)}
     job = _assemble(settings, folder, ranks, ops_choice, corpus, weights, base)
@@ -245,12 +245,21 @@ def _check_heard(wanted: Settings, adopted: Settings, overrides: Sequence[str], 
 
 
 def _has_adapters(settings: Settings) -> bool:
-    return isinstance(settings.model, DecoderTrunkConfig) and settings.model.lora is not None
+    return adapters_of(settings.model) is not None
 
 
 def _is_own(name: str, settings: Settings) -> bool:
     """Whether a parameter belongs to the run and not to the model it begins with: adapters, and the head of a task."""
     return ".adapters." in name or (isinstance(settings, TaskSettings) and not name.startswith(ENCODER))
+
+
+def _say_what_learns(model: nn.Module, settings: Settings) -> None:
+    trained, whole = 0, 0
+    for parameter in model.parameters():
+        whole += parameter.numel()
+        trained += parameter.numel() if parameter.requires_grad else 0
+    what = "adapters and the head" if isinstance(settings, TaskSettings) else "adapters"
+    _log.info("%s of %s values are trained, %s; all others stay as they are", f"{trained:,}", f"{whole:,}", what)
 
 
 def _sized(settings: Settings, objective: Objective, ranks: Ranks) -> Settings:
@@ -298,6 +307,7 @@ def _assemble(
     if _has_adapters(settings):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(_is_own(name, settings))
+        _say_what_learns(model, settings)
     if isinstance(settings, AdversarialSettings):
         freeze_below(model, settings.objective.hot_layers)
     model.compute_dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32

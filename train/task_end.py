@@ -20,7 +20,7 @@ from train.config import TaskSettings
 from train.data.task_batches import TaskBatches
 from train.data.task_corpus import TaskCorpus
 from train.job import Job
-from train.objectives.task import figures_of, inputs_of, say
+from train.objectives.task import figures_of, in_words, inputs_of
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def test_figures(job: Job) -> dict[str, Any]:
             continue
         rows = TaskRows(corpus.task, examples, inputs, corpus.labels, corpus.options, cache_bytes=2**28)
         values, predictions = figures_of(model, rows, device)
-        _log.info("%s file, step %d: %s", role, stored.step, say(values))
+        _log.info("%s file, step %d: %s", role, stored.step, in_words(values))
         found |= {f"{role}_{name}": value for name, value in values.items()}
         counts = corpus.task.counts(examples, predictions, corpus.options)
         if role == "test":

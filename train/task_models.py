@@ -23,6 +23,7 @@ from pixelcore.config import (
     TokenTaskConfig,
     ViTTaskConfig,
 )
+from pixelcore.convert.merge import adapters_of, merge_lora
 from pixelcore.errors import UserError
 from pixelcore.stored import Stored
 from render.config import RenderConfig
@@ -53,6 +54,7 @@ _OF_ENCODER = (
 )
 _OF_VIT = ("patch_size", "num_patches", "num_channels", *_OF_ENCODER)
 _OF_TOKENS = ("vocab_size", "max_tokens", *_OF_ENCODER)
+_POSITIONS = ENCODER + "positions"
 _OF_PIXAR = tuple(field.name for field in fields(PixarTrunkConfig))
 _OF_DECODER = tuple(
     field.name for field in fields(DecoderTrunkConfig) if field.name not in ("dropout", "attention_dropout", "lora")
@@ -61,7 +63,7 @@ _HEADS = ("out_proj.", "score.", "head.")  # of language models over patches and
 
 
 def adopted(model: TaskModelConfig, begun: ModelConfig) -> TaskModelConfig:
-    """The architecture of the encoder that the run begins with; head and dropout as the run wants them."""
+    """The architecture of the encoder that the run begins with; head, dropout and adapters as the run wants them."""
     if isinstance(model, HeadConfig):
         names = _OF_VIT if isinstance(model, ViTTaskConfig) else _OF_TOKENS
     else:
@@ -69,12 +71,40 @@ def adopted(model: TaskModelConfig, begun: ModelConfig) -> TaskModelConfig:
     return replace(model, **{name: getattr(begun, name) for name in names})
 
 
-def begun_weights(stored: Stored) -> dict[str, Tensor]:
-    """What a task model takes from the model it begins with: the encoder, positions among it."""
+def with_positions_cut(model: TaskModelConfig, longest: int) -> TaskModelConfig:
+    """The model with positions for texts of `longest` units and no more. Raises UserError for one that has no table of
+    them, or stretches it."""
+    if not isinstance(model, HeadConfig):
+        raise UserError(
+            f"data.cut_positions = true: a model of kind {model.kind!r} has no table of positions: leave it out"
+        )
+    if isinstance(model, TokenTaskConfig):
+        return replace(model, max_tokens=min(longest, model.max_tokens))
+    assert isinstance(model, ViTTaskConfig)
+    if model.interpolate_positions:
+        raise UserError(
+            "data.cut_positions = true takes positions away, and model.interpolate_positions = true stretches the "
+            "table of all: leave one of them out"
+        )
+    return replace(model, num_patches=min(longest, model.num_patches))
+
+
+def begun_weights(stored: Stored, model: TaskModelConfig) -> dict[str, Tensor]:
+    """What a task model takes from the model it begins with: the encoder, positions among it. Adapters of that model
+    are folded into its weights: the run has none, or begins its own. Of the positions the first are kept, as many as
+    `model` has: as in the original, a patch stands where it stood (specs/pixel.md, section 3.1)."""
+    if adapters_of(stored.config) is not None:
+        _log.info("%s: folding its adapters into the weights", stored.path)
+        stored = merge_lora(stored)
     if stored.config.kind in ("pixar", "decoder"):
         taken = {ENCODER + name: tensor for name, tensor in stored.weights.items() if not name.startswith(_HEADS)}
     else:
         taken = {name: tensor for name, tensor in stored.weights.items() if name.startswith(ENCODER)}
+    if isinstance(model, HeadConfig):
+        table_LD = taken[_POSITIONS]
+        taken[_POSITIONS] = table_LD[: model.num_units + 1]  # that of CLS stands before them
+        if len(taken[_POSITIONS]) < len(table_LD):
+            _log.info("%s: kept the first %d of %d positions", stored.path, model.num_units, len(table_LD) - 1)
     _log.info(
         "%s: took the encoder, %d tensors of %s values, and left out %d others; the head begins fresh",
         stored.path,
@@ -115,9 +145,10 @@ def check_strips(model: TaskModelConfig, render: RenderConfig, max_patches: int)
     if render.channels == 3 and model.num_channels == 1:
         raise UserError("render.color = 'rgb' needs model.num_channels = 3: edit [render] or [model]")
     if max_patches > longest and not (isinstance(model, ViTTaskConfig) and model.interpolate_positions):
-        stretch = ", or set model.interpolate_positions = true" if isinstance(model, ViTTaskConfig) else ""
+        others = ", or model.interpolate_positions = true"
         raise UserError(
-            f"data.max_patches = {max_patches} must not exceed model.{field} = {longest}: shorten the strips{stretch}"
+            f"data.max_patches = {max_patches} must not exceed model.{field} = {longest}: cut strips earlier, set "
+            f"data.max_patches = {longest}{others if isinstance(model, ViTTaskConfig) else ''}"
         )
 
 
@@ -127,7 +158,10 @@ def check_tokens(model: TaskModelConfig, max_tokens: int) -> None:
     is_encoder = isinstance(model, TokenTaskConfig)
     field, longest = ("max_tokens", model.max_tokens) if is_encoder else ("context_length", model.context_length)
     if max_tokens > longest:
-        raise UserError(f"data.max_patches = {max_tokens} must not exceed model.{field} = {longest}: shorten the texts")
+        raise UserError(
+            f"data.max_patches = {max_tokens} must not exceed model.{field} = {longest}: cut texts earlier, set "
+            f"data.max_patches = {longest}"
+        )
 
 
 def row_flops(model: TaskModelConfig, units: int, num_channels: int) -> float:

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infer.evaluate_task import is_labelled
 from infer.predict import TaskModel
 from infer.relevancy import Score
 from infer.task_model import scores_of
 from infer.task_rows import Row, TaskRows
 from pixelcore.tasks.answer import AnswerPrediction
 from pixelcore.tasks.answer_spans import Places
+from pixelcore.tasks.examples import is_labelled
 
 LOST = "(cut off)"  # what is said of a word that did not fit
 

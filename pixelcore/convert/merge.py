@@ -1,44 +1,51 @@
-"""Low-rank adapters folded into the weights of a model at rest: the same function without them."""
+"""Low-rank adapters folded into the weights of a model at rest: the same function without them.
+
+Which rows of a stacked weight an adapter changes is known to the layer that has both, so the model itself is asked,
+built without memory; a decoder, an encoder and a classifier on either are one case. The sum is taken in fp32, or fp64,
+and rounded to the weight's dtype.
+"""
 
 from dataclasses import replace
 
-from torch import Tensor
+import torch
 
-from pixelcore.convert.names import check_tensors, packed_shapes, places
+from pixelcore.config import DecoderTrunkConfig, HeadConfig, LoRAConfig, ModelConfig, PixarTaskConfig
+from pixelcore.convert.names import check_tensors
+from pixelcore.layers import ExpertLinear, PackedLinear
+from pixelcore.models import MODELS
 from pixelcore.stored import Stored
+
+_ADAPTABLE = DecoderTrunkConfig | HeadConfig | PixarTaskConfig
+
+
+def adapters_of(config: ModelConfig) -> LoRAConfig | None:
+    """The adapters of a model; None where it has none, or can have none."""
+    return config.lora if isinstance(config, _ADAPTABLE) else None
 
 
 def merge_lora(stored: Stored) -> Stored:
     """W + up @ down * alpha / rank for every map with an adapter; a model without adapters comes back as it is.
 
-    The sum is taken in fp32, or fp64, and rounded to the weight's dtype. An optimizer's state does not survive, since
-    its parameters are gone.
+    An optimizer's state does not survive, since its parameters are gone. Raises UserError for tensors that do not fit
+    the configuration.
     """
-    lora = stored.decoder_config.lora
-    if lora is None:
+    config = stored.config
+    if not isinstance(config, _ADAPTABLE) or config.lora is None:
         return stored
-    check_tensors(stored.weights, packed_shapes(stored.decoder_config), str(stored.path))
+    with torch.device("meta"):
+        model = MODELS[config.kind](config)
+    check_tensors(
+        stored.weights, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, str(stored.path)
+    )
     merged = {name: tensor for name, tensor in stored.weights.items() if ".adapters." not in name}
-    next_row: dict[tuple[str, int | None], int] = {}
-    owned: set[str] = set()
-    for place in places(stored.decoder_config):
-        if ".adapters." in place.ours:
+    for owner, layer in model.named_modules():
+        if not isinstance(layer, PackedLinear | ExpertLinear) or not layer.adapters:
             continue
-        first = next_row.get((place.ours, place.expert), 0)
-        next_row[place.ours, place.expert] = first + place.shape[0]
-        if not place.published.endswith(".base_layer.weight"):
-            continue
-        if place.ours not in owned:  # copied once: the caller's tensors are never written
-            merged[place.ours] = merged[place.ours].clone()
-            owned.add(place.ours)
-        part = place.published.removesuffix(".base_layer.weight").rpartition(".")[2]
-        adapter = f"{place.ours.removesuffix('.weight')}.adapters.{part}"
-        down, up = (_of_expert(stored.weights[f"{adapter}.{end}"], place.expert) for end in ("down", "up"))
-        rows = _of_expert(merged[place.ours], place.expert)[first : first + place.shape[0]]
-        wide = rows.double() if rows.dtype.itemsize == 8 else rows.float()
-        rows.copy_(wide + up.to(wide.dtype) @ down.to(wide.dtype) * (lora.alpha / lora.rank))
-    return replace(stored, config=replace(stored.decoder_config, lora=None), weights=merged, optimizer=None)
-
-
-def _of_expert(tensor: Tensor, expert: int | None) -> Tensor:
-    return tensor if expert is None else tensor[expert]
+        weight = merged[f"{owner}.weight"].clone()  # the caller's tensors are never written
+        for part, rows in zip(layer.parts, weight.split(list(layer.parts.values()), dim=-2), strict=True):
+            if part in layer.adapters:
+                wide = rows.double() if rows.dtype.itemsize == 8 else rows.float()
+                up, down = (stored.weights[f"{owner}.adapters.{part}.{end}"].to(wide.dtype) for end in ("up", "down"))
+                rows.copy_(wide + up @ down * layer.lora_scale)
+        merged[f"{owner}.weight"] = weight
+    return replace(stored, config=replace(config, lora=None), weights=merged, optimizer=None)

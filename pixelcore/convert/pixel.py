@@ -24,6 +24,7 @@ from pixelcore.config import ViTMAEConfig, ViTTaskConfig
 from pixelcore.config_io import config_from_dict
 from pixelcore.convert import text_renderer
 from pixelcore.convert.folder import new_folder
+from pixelcore.convert.merge import merge_lora
 from pixelcore.convert.pixel_names import POOLER, POSITIONS, SEED, pack, unpack
 from pixelcore.convert.published import PICKLED, read_json, read_tensors, weights_file, write_json, write_tensors
 from pixelcore.errors import UserError
@@ -214,8 +215,10 @@ def write_pixel(folder: Path, stored: Stored, *, file: str | None = None) -> Non
     """Write a new published folder, atomically. file: `SAFETENSORS` or `PICKLED`; without it what the model was read
     from, else `PICKLED`, which every version of the original program reads.
 
-    Raises UserError for a model that is no ViT, or whose tensors do not fit its configuration.
+    Adapters, which the layout does not know, are folded into the weights. Raises UserError for a model that is no ViT,
+    or whose tensors do not fit its configuration.
     """
+    stored = merge_lora(stored)
     config = stored.config
     if not isinstance(config, ViTMAEConfig | ViTTaskConfig):
         raise UserError(f"{stored.path}: a {config.kind}, and the PIXEL layout is for vit_mae and vit_task models")

@@ -25,7 +25,7 @@ class PixarTask(nn.Module):
         super().__init__()
         self.config = config
         self.ops = ops
-        self.encoder = PixarTrunk(config, ops)
+        self.encoder = PixarTrunk(config, ops, config.lora)
         self.head = PackedHead(config.hidden_size, config.num_labels, config.pooling)
 
     def forward(
@@ -43,12 +43,12 @@ class PixarTask(nn.Module):
         pixel_values: [B, C, patch_height, patch_width * L], uint8 or float in [0, 1]. attention_mask: [B, L], 1 where a
         patch is real; padding stands on the right. labels: int64 [B], or float [B] for regression. scale: scalar, 1 /
         (targets of the step); the mean over this call when absent. dropout_seed, documents: taken as by the other task
-        models; nothing is dropped here.
+        models; nothing is dropped here but what adapters read.
         Raises UserError for pixels and masks that do not fit the model or each other, and for a strip that is too long.
         """
         pixels_BLA, real = check_dense(pixel_values, self.config, attention_mask)
         real_BL = torch.arange(pixels_BLA.shape[1]) < torch.tensor(real)[:, None]
-        rows_ND, packed = self.encoder.encode(pixels_BLA[real_BL.to(pixels_BLA.device)], real)
+        rows_ND, packed = self.encoder.encode(pixels_BLA[real_BL.to(pixels_BLA.device)], real, dropout_seed, documents)
         return self.head(rows_ND, packed, self.ops, labels, scale)
 
     def blocks(self) -> Iterable[nn.Module]:

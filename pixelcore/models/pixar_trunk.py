@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pixelcore.config import PixarTrunkConfig
+from pixelcore.config import LoRAConfig, PixarTrunkConfig
+from pixelcore.dropout_bits import Drop
 from pixelcore.errors import UserError
 from pixelcore.kv_cache import KVCache, LayerCache
 from pixelcore.layers import PackedLinear
 from pixelcore.models.decoder import NormWeight
 from pixelcore.ops import HeadLayout, Ops, rope_table
 from pixelcore.packed import Packed
+
+_LORA_QKV, _LORA_OUT, _LORA_IN, _LORA_DOWN = range(4)  # what adapters read is all that is ever dropped here
 
 
 class PixarTrunk(nn.Module):
@@ -31,7 +34,7 @@ class PixarTrunk(nn.Module):
     backward pass. Both are how to run, not what the model is, so neither is part of the configuration.
     """
 
-    def __init__(self, config: PixarTrunkConfig, ops: Ops) -> None:
+    def __init__(self, config: PixarTrunkConfig, ops: Ops, lora: LoRAConfig | None = None) -> None:
         super().__init__()
         self.config = config
         self.ops = ops
@@ -39,31 +42,40 @@ class PixarTrunk(nn.Module):
         self.recompute = False
         self.in_proj = PatchMap(config)
         self.start = nn.Parameter(torch.empty(config.hidden_size)) if config.start_vector else None
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, index, lora) for index in range(config.num_layers))
         self.norm = NormWeight(config.hidden_size)
         self._tables: dict[torch.device, Tensor] = {}
 
-    def encode(self, pixels_PA: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Packed]:
+    def encode(
+        self,
+        pixels_PA: Tensor,
+        lengths: Sequence[int],
+        dropout_seed: Tensor | None = None,
+        documents: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Packed]:
         """The last state of every row [N, D] and the rows' structure: the patches [P, A] of strips end to end,
-        `lengths` of each, and before each strip the start vector where there is one. Raises UserError for a strip that
-        is too long."""
+        `lengths` of each, and before each strip the start vector where there is one. dropout_seed: int64 [2], run seed
+        and step, for adapters; documents: names of the strips for it. Raises UserError for a strip that is too long.
+        """
         before = int(self.config.start_vector)
         self._check_length(max(lengths) + before, self._max_rows)
-        packed = Packed.from_lengths([length + before for length in lengths], device=pixels_PA.device)
+        packed = Packed.from_lengths([length + before for length in lengths], documents, pixels_PA.device)
         place_N = packed.positions.long() - before
         rows_N = torch.where(place_N < 0, -1, (place_N >= 0).cumsum(0) - 1)
-        return self._hidden(self._embed(pixels_PA, rows_N), packed), packed
+        return self._hidden(self._embed(pixels_PA, rows_N), packed, dropout_seed=dropout_seed), packed
 
     def _embed(self, pixels_PA: Tensor, rows_N: Tensor) -> Tensor:
         """Row n: the projection of patch rows_N[n], or the start vector where that is -1."""
         weight_DA = self.in_proj.flat_weight(pixels_PA.shape[1]).to(self.compute_dtype)
         return self.ops.patch_embed(pixels_PA, rows_N, weight_DA, None, self.start, None, None, signed=True)
 
-    def _hidden(self, residual_ND: Tensor, packed: Packed, cache: KVCache | None = None) -> Tensor:
+    def _hidden(
+        self, residual_ND: Tensor, packed: Packed, cache: KVCache | None = None, dropout_seed: Tensor | None = None
+    ) -> Tensor:
         table, delta_ND = self._table(residual_ND.device), None
         for index, block in enumerate(self.layers):
             layer_cache = None if cache is None else cache.layers[index]
-            arguments = (residual_ND, delta_ND, packed, table, self.ops, layer_cache)
+            arguments = (residual_ND, delta_ND, packed, table, self.ops, layer_cache, dropout_seed)
             if self.recompute and torch.is_grad_enabled():
                 residual_ND, delta_ND = checkpoint(block, *arguments, use_reentrant=False)
             else:
@@ -128,17 +140,18 @@ class PatchMap(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each on the normalised residual stream."""
 
-    def __init__(self, config: PixarTrunkConfig) -> None:
+    def __init__(self, config: PixarTrunkConfig, index: int, lora: LoRAConfig | None = None) -> None:
         super().__init__()
         width, hidden, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
         self.eps = config.rms_norm_eps
+        self.first_site, self.lora_drop = 4 * index, lora.dropout if lora else 0.0
         self.layout = HeadLayout(heads, heads, config.head_size, rotation="half")
         self.norm1 = NormWeight(width)
-        self.qkv = PackedLinear(width, {"q_proj": width, "k_proj": width, "v_proj": width})
-        self.out = PackedLinear(width, {"o_proj": width})
+        self.qkv = PackedLinear(width, {"q_proj": width, "k_proj": width, "v_proj": width}, lora)
+        self.out = PackedLinear(width, {"o_proj": width}, lora)
         self.norm2 = NormWeight(width)
-        self.gate_up = PackedLinear(width, {"gate_proj": hidden, "up_proj": hidden})
-        self.down = PackedLinear(hidden, {"down_proj": width})
+        self.gate_up = PackedLinear(width, {"gate_proj": hidden, "up_proj": hidden}, lora)
+        self.down = PackedLinear(hidden, {"down_proj": width}, lora)
 
     def forward(
         self,
@@ -148,16 +161,26 @@ class Block(nn.Module):
         table: Tensor,
         ops: Ops,
         cache: LayerCache | None,
+        dropout_seed: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """The residual stream and the feed-forward branch not yet added to it."""
+
+        def drop(place: int) -> Drop | None:
+            if dropout_seed is None or not self.lora_drop:
+                return None
+            return Drop(dropout_seed, packed, self.first_site + place, self.lora_drop)
+
         residual_ND, normed_ND = ops.add_norm(residual_ND, delta_ND, self.norm1.weight, None, self.eps)
-        q_NHK, k_NHK, v_NHK = ops.split_rope(self.qkv(normed_ND, ops), packed.positions, table, self.layout)
+        q_NHK, k_NHK, v_NHK = ops.split_rope(
+            self.qkv(normed_ND, ops, drop(_LORA_QKV)), packed.positions, table, self.layout
+        )
         scale = self.layout.head_size**-0.5
         if cache is None:
             rule = "causal" if packed.reach is None else "real_fake"
             out_NHK, _ = ops.attention(q_NHK, k_NHK, v_NHK, packed, rule, scale)
         else:
             out_NHK = ops.decode_attention(q_NHK, k_NHK, v_NHK, cache, scale)
-        attended_ND = self.out(out_NHK.flatten(1), ops)
+        attended_ND = self.out(out_NHK.flatten(1), ops, drop(_LORA_OUT))
         residual_ND, normed_ND = ops.add_norm(residual_ND, attended_ND, self.norm2.weight, None, self.eps)
-        return residual_ND, self.down(ops.glu(self.gate_up(normed_ND, ops), "silu"), ops)
+        inner_NF = ops.glu(self.gate_up(normed_ND, ops, drop(_LORA_IN)), "silu")
+        return residual_ND, self.down(inner_NF, ops, drop(_LORA_DOWN))

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pixelcore.config import EncoderConfig, ViTConfig
+from pixelcore.config import EncoderConfig, HeadConfig, LoRAConfig, ViTConfig
 from pixelcore.dropout_bits import Drop
 from pixelcore.errors import UserError
-from pixelcore.layers import Linear, linear
+from pixelcore.layers import PackedLinear
 from pixelcore.ops import HeadLayout, Ops
 from pixelcore.packed import Packed
 from pixelcore.patches import Patches
@@ -29,6 +29,9 @@ from pixelcore.positions import stretch
 # places where a layer drops; a site is layer * SITES_PER_LAYER + place, and the embedding stands before layer 0
 _EMBEDDING, _ATTENTION, _AFTER_ATTENTION, _AFTER_FEED_FORWARD = range(4)
 SITES_PER_LAYER = 4
+
+# what adapters read is dropped at sites of its own, as many to a layer, behind all others that there are
+_LORA_QKV, _LORA_OUT, _LORA_UP, _LORA_DOWN = range(1 << 15, (1 << 15) + SITES_PER_LAYER)
 
 # the residual stream, the branch not yet added to it and that branch's bias; both are absent before the first block
 Stream = tuple[Tensor, Tensor | None, Tensor | None]
@@ -56,7 +59,8 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkShape:
-    """A stack of blocks, of the encoder or of the decoder of a masked autoencoder. final_eps is of the last norm."""
+    """A stack of blocks, of the encoder or of the decoder of a masked autoencoder. final_eps is of the last norm. lora:
+    adapters on every block's maps."""
 
     num_layers: int
     width: int
@@ -67,6 +71,7 @@ class TrunkShape:
     final_eps: float
     dropout: float
     attention_dropout: float
+    lora: LoRAConfig | None = None
 
 
 class Trunk(nn.Module):
@@ -117,11 +122,12 @@ class Block(nn.Module):
         self.site = layer * SITES_PER_LAYER
         self.layout = HeadLayout(shape.num_heads, shape.num_heads, shape.width // shape.num_heads, rotation="none")
         self.norm1 = Norm(shape.width)
-        self.qkv = Linear(shape.width, 3 * shape.width, shape.qkv_bias)
-        self.out = Linear(shape.width, shape.width)
+        qkv_parts = {"q_proj": shape.width, "k_proj": shape.width, "v_proj": shape.width}
+        self.qkv = PackedLinear(shape.width, qkv_parts, shape.lora, shape.qkv_bias)
+        self.out = PackedLinear(shape.width, {"o_proj": shape.width}, shape.lora, bias=True)
         self.norm2 = Norm(shape.width)
-        self.up = Linear(shape.width, shape.hidden)
-        self.down = Linear(shape.hidden, shape.width)
+        self.up = PackedLinear(shape.width, {"up_proj": shape.hidden}, shape.lora, bias=True)
+        self.down = PackedLinear(shape.hidden, {"down_proj": shape.width}, shape.lora, bias=True)
 
     def forward(
         self,
@@ -139,22 +145,29 @@ class Block(nn.Module):
         residual_ND, normed_ND = ops.add_norm(
             residual_ND, delta_ND, self.norm1.weight, self.norm1.bias, shape.eps, drop, delta_bias_D
         )
-        q_NHK, k_NHK, v_NHK = ops.split_rope(self.qkv(normed_ND), packed.positions, None, self.layout)
+        qkv_NO = self.qkv(normed_ND, ops, self._lora_drop(run, packed, _LORA_QKV))
+        q_NHK, k_NHK, v_NHK = ops.split_rope(qkv_NO, packed.positions, None, self.layout)
         drop = run.drop(packed, self.site + _ATTENTION, shape.attention_dropout)
         attended_NHK, _ = ops.attention(q_NHK, k_NHK, v_NHK, packed, "full", self.layout.head_size**-0.5, drop)
         attended_ND = attended_NHK.flatten(1)
         if rows_M is not None:
             residual_ND, attended_ND, packed = residual_ND[rows_M], attended_ND[rows_M], packed.select(rows_M)
         drop = run.drop(packed, self.site + _AFTER_ATTENTION, shape.dropout)
-        branch_ND = linear(attended_ND, self.out.weight)
+        branch_ND = self.out.without_bias(attended_ND, ops, self._lora_drop(run, packed, _LORA_OUT))
         residual_ND, normed_ND = ops.add_norm(
             residual_ND, branch_ND, self.norm2.weight, self.norm2.bias, shape.eps, drop, self.out.bias
         )
         # the bias of `up` belongs to the GELU: adding it and bending the sum is one pass over memory
-        inner_NF = ops.gelu(linear(normed_ND, self.up.weight), self.up.bias)
+        inner_NF = self.up.without_bias(normed_ND, ops, self._lora_drop(run, packed, _LORA_UP))
+        inner_NF = ops.gelu(inner_NF, self.up.bias)
+        branch_ND = self.down.without_bias(inner_NF, ops, self._lora_drop(run, packed, _LORA_DOWN))
         assert self.down.bias is not None
         # a copy: where parameters are sharded by block, this block's memory is freed when it returns
-        return residual_ND, linear(inner_NF, self.down.weight), self.down.bias.clone()
+        return residual_ND, branch_ND, self.down.bias.clone()
+
+    def _lora_drop(self, run: Run, packed: Packed, place: int) -> Drop | None:
+        lora = self.shape.lora
+        return None if lora is None else run.drop(packed, self.site + place, lora.dropout)
 
 
 class Encoder(Trunk):
@@ -177,6 +190,7 @@ class Encoder(Trunk):
             final_eps=config.layer_norm_eps,
             dropout=config.hidden_dropout,
             attention_dropout=config.attention_dropout,
+            lora=config.lora if isinstance(config, HeadConfig) else None,
         )
         super().__init__(shape, first_layer=0)
         self.embedding_dropout = config.hidden_dropout if trainable_positions else 0.0

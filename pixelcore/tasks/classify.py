@@ -63,6 +63,8 @@ def inventory(examples: Sequence[TextExample], options: ClassifyOptions) -> Labe
     which there is nothing to learn."""
     form = form_of(options)
     for example in examples:
+        if example.unlabelled:
+            raise UserError(f"{example.unlabelled}; without labels there is nothing to train on")
         if example.label is None:
             raise UserError(
                 f"example {example.id}: has no label to train on; labels stand in column "

@@ -148,42 +148,38 @@ def read(path: Path, options: ClassifyOptions) -> list[TextExample]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which column of a table has what; None where there is none."""
+    """Which column of a table has what; None where there is none. unlabelled: as of `TextExample`."""
 
     text: str
     second: str | None
     label: str | None
     group: str | None
     identity: str | None
+    unlabelled: str
 
     @staticmethod
     def of(table: Table, form: Form, options: ClassifyOptions) -> "_Columns":
+        def lacking(names: tuple[str, ...], field: str) -> str:
+            if options.layout != "columns":
+                return f"{table.lacks(names)}: objective.layout = {options.layout!r} asks for it"
+            return f"{table.lacks(names)}: name one with --set objective.{field}=NAME"
+
         def needed(names: tuple[str, ...], field: str) -> str:
             found = table.find(names)
             if found is None:
-                remedy = f"name one with --set objective.{field}=NAME"
-                if options.layout != "columns":
-                    remedy = f"objective.layout = {options.layout!r} asks for it"
-                raise UserError(
-                    f"{table.path}: no column {' or '.join(map(repr, names))}; there are {', '.join(table.columns)}: "
-                    f"{remedy}"
-                )
+                raise UserError(lacking(names, field))
             return found
 
         label = table.find(form.label)
         if label is None:
-            _log.info(
-                "%s: no column %s, so these are texts without labels; there are %s",
-                table.path,
-                " or ".join(map(repr, form.label)),
-                ", ".join(table.columns),
-            )
+            _log.info("%s, so these are texts without labels", table.lacks(form.label))
         return _Columns(
             text=needed(form.text, "text"),
             second=needed(form.second, "second") if form.second else None,
             label=label,
             group=needed(form.group, "group") if options.group else table.find(form.group),
             identity=table.find(form.identity),
+            unlabelled=lacking(form.label, "label") if label is None else "",
         )
 
 
@@ -205,6 +201,7 @@ def _example(row: Row, table: Table, columns: _Columns, form: Form, options: Cla
         second=None if columns.second is None else texts[1],
         label=None if columns.label is None else _label(row.fields[columns.label], form, options, where),
         group=group,
+        unlabelled=columns.unlabelled,
     )
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class TextExample:
     """A text, or a pair, with one label: a name, or a number in regression. group: a part of the data that is reported
-    by itself, such as a language."""
+    by itself, such as a language. unlabelled: what an error says of a file that has no column of labels."""
 
     id: str
     text: str
     second: str | None = None
     label: str | float | None = None
     group: str = ""
+    unlabelled: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +53,12 @@ class QuestionExample:
 
 
 Example = TextExample | WordsExample | TreeExample | QuestionExample
+
+
+def is_labelled(example: Example) -> bool:
+    """Whether there is something to learn from, or to compare a prediction with."""
+    if isinstance(example, QuestionExample):
+        return bool(example.answers) or example.is_impossible
+    if isinstance(example, TreeExample):
+        return example.heads is not None
+    return (example.label if isinstance(example, TextExample) else example.labels) is not None

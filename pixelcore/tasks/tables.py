@@ -7,6 +7,7 @@ behind it. CSV is read as Python's csv module does, where a quoted field may go 
 """
 
 import csv
+import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,12 @@ class Table:
     def find(self, names: Sequence[str]) -> str | None:
         """The first of these columns that is there."""
         return next((name for name in names if name in self.columns), None)
+
+    def lacks(self, names: Sequence[str]) -> str:
+        """The beginning of an error: that none of these columns is there, which ones are, which may have been meant."""
+        close = [near for name in names for near in difflib.get_close_matches(name, self.columns, n=1)]
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"{self.path}: no column {' or '.join(map(repr, names))}; there are {', '.join(self.columns)}{hint}"
 
 
 def read_table(

@@ -34,6 +34,7 @@ def test_the_recipe_is_the_published_one():
     assert (optimizer.weight_decay, optimizer.max_grad_norm) == (0.0, 1.0)
     assert (schedule.shape, schedule.warmup_steps, schedule.final_ratio) == ("linear", 100, 0.0)
     assert (settings.data.max_patches, settings.data.rows_per_step, settings.run.steps) == (256, 64, 15_000)
+    assert settings.data.cut_positions  # the published loss has as many heads as strips have patches
     assert (settings.eval.every, settings.eval.patience, settings.eval.select) == (500, 5, "")
     assert (settings.model.hidden_dropout, settings.model.attention_dropout) == (0.1, 0.1)
     assert settings.objective == ParseOptions(decode="greedy") and not settings.model.mask_heads

@@ -300,7 +300,7 @@ def test_the_trunk_of_a_pretrained_model_is_taken(caplog: pytest.LogCaptureFixtu
     model, pretrained = make(config), build_model(stored)
     with caplog.at_level(logging.INFO):
         assert isinstance(model, PixarTask) and isinstance(pretrained, Pixar)
-        missing, unexpected = model.load_state_dict(begun_weights(stored), strict=False)
+        missing, unexpected = model.load_state_dict(begun_weights(stored, config), strict=False)
     assert not unexpected and all(name.startswith("head.") for name in missing)
     assert "left out 2 others; the head begins fresh" in caplog.text
     patches = torch.rand(5, 128)
@@ -314,7 +314,7 @@ def test_the_trunk_of_a_pretrained_model_is_taken(caplog: pytest.LogCaptureFixtu
     assert isinstance(config, DecoderTaskConfig) and config.vocab_size == 99 and config.context_length == 30
     model, pretrained = make(config), build_model(stored)
     assert isinstance(model, DecoderTask) and isinstance(pretrained, Decoder)
-    missing, unexpected = model.load_state_dict(begun_weights(stored), strict=False)
+    missing, unexpected = model.load_state_dict(begun_weights(stored, config), strict=False)
     assert not unexpected and all(name.startswith("head.") for name in missing)
 
 
@@ -379,6 +379,13 @@ def test_pixar_is_fine_tuned_from_a_model_that_writes(topics: Path, tmp_path: Pa
     assert isinstance(stored.config, PixarTaskConfig) and stored.config.hidden_size == 32 and stored.config.start_vector
     assert stored.renderer is not None and stored.renderer["config"]["height"] == 8
     assert "test_macro_f1" in marks(tmp_path / "run")
+    adapted = ["--set", "model.lora.rank=2", "--out", str(tmp_path / "adapted")]
+    assert main([*flags, *init, *overrides(changes), *adapted]) == 0
+    given, found = read_stored(tmp_path / "writes").weights, read_stored(tmp_path / "adapted").weights
+    trunk = {name.removeprefix("encoder.") for name in found if name.startswith("encoder.")} & given.keys()
+    assert trunk and all(torch.equal(given[name], found[f"encoder.{name}"]) for name in trunk)
+    adapters = [tensor for name, tensor in found.items() if ".adapters." in name and name.endswith("up")]
+    assert adapters and all(tensor.abs().sum() > 0 for tensor in adapters)
 
 
 def test_a_decoder_is_fine_tuned_whole_or_by_adapters(topics: Path, tmp_path: Path, text: Path):

@@ -97,6 +97,10 @@ def test_what_cannot_be_measured_is_refused(refused, tagger: Path, tmp_path: Pat
     (tmp_path / "bare.conllu").write_text(conllu(range(2), labels=False))
     data = ("--model", tagger, "--data", tmp_path / "bare.conllu")
     assert "s0: has no label to compare with" in refused("evaluate", "tag", *data)
+    (tmp_path / "bare.tsv").write_text("text\ttopic\na\tx\n")
+    classifier = fine_tuned(tmp_path / "classifier", "classify", ["x", "y"])
+    said = refused("evaluate", "classify", "--model", classifier, "--data", tmp_path / "bare.tsv")
+    assert "no column 'label'; there are text, topic: name one" in said and "use predict" in said
     assert "a model of the task tag, and this is parse" in refused("evaluate", "parse", *data)
     assert "did you mean tag" in refused("evaluate", "tags", *data)
     assert "--confusables is for --attack confusables" in refused("evaluate", "tag", *data, "--confusables", "x.txt")

@@ -114,6 +114,22 @@ def test_the_encoder_of_a_pretrained_model_is_taken_and_its_renderer(
     assert "has model.num_layers = 2: leave it out" in capsys.readouterr().err
 
 
+def test_positions_are_cut_to_the_first_where_it_is_asked_for(
+    tagger: Path, tiny_treebank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    cut: dict[str, Any] = {"data__cut_positions": True, "data__max_patches": 20, "run__keep_last": 2}
+    assert run(tiny_treebank, tmp_path / "cut", "--steps", "2", "--stop-at", "1", "--init", str(tagger), **cut) == 0
+    assert "kept the first 20 of 32 positions" in capsys.readouterr().err
+    begun = load_file(tmp_path / "cut" / "checkpoints" / "step_00000000" / "model.safetensors")
+    given = read_stored(tagger).weights
+    assert torch.equal(begun["encoder.positions"], given["encoder.positions"][:21])
+    assert torch.equal(begun["encoder.patch.weight"], given["encoder.patch.weight"])
+    assert main(["--resume", str(tmp_path / "cut"), "--device", "cpu"]) == 0
+    assert read_stored(tmp_path / "cut").config.num_patches == 20  # pyright: ignore[reportAttributeAccessIssue]
+    assert run(tiny_treebank, tmp_path / "no", model__interpolate_positions=True, **cut) == 2
+    assert "stretches the table of all: leave one of them out" in capsys.readouterr().err
+
+
 def test_entities_are_selected_by_their_f1(tmp_path: Path):
     for role, count in (("train", 16), ("dev", 4), ("test", 4)):
         place = [f"1\tin\tO\t-\t-\n2\t{name}\tB-LOC\t-\t-\n3\tCity\tI-LOC\t-\t-\n" for name in ("York", "Mexico")]

@@ -12,6 +12,8 @@ from pixelcore.tasks import classify
 from pixelcore.tasks.classify import ClassifyOptions
 from pixelcore.tasks.detokenise import detokenised
 from pixelcore.tasks.tables import read_table
+from train.config_tasks import TaskDataConfig
+from train.data.task_corpus import read_corpus
 
 COLUMNS = ClassifyOptions()
 
@@ -188,6 +190,12 @@ def test_a_group_is_a_column(tmp_path: Path):
             ("body\tlabel", "a\tb"),
             "no column 'text'; there are body, label: name one with --set objective.text",
         ),
+        (
+            "a.csv",
+            ("Text,label", "a,b"),
+            "no column 'text'; there are Text, label (did you mean 'Text'?): name one with --set objective.text",
+        ),
+        ("a.jsonl", ('{"body": "a", "label": "b"}',), "a.jsonl: no column 'text'; there are body, label: name one"),
         ("a.tsv", ("text\ttext", "a\tb"), "a.tsv:1: column 'text' stands twice"),
         ("a.tsv", ("text\tlabel", "a\tb", "alone"), "a.tsv:3: 1 fields, and the header has 2 (text, label)"),
         ("a.tsv", ("text\tlabel", "a\tx", " \ty"), "a.tsv:3: column 'text' is empty"),
@@ -203,6 +211,68 @@ def test_what_is_wrong_with_a_table_is_said_with_its_line(tmp_path: Path, name: 
     with pytest.raises(UserError) as caught:
         read(write(tmp_path / name, *lines))
     assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "lines", "expected"),
+    [
+        ("sib200", "a.tsv", ("id\tcategory\tbody", "1\tx\ty"), "no column 'text'; there are id, category, body: "),
+        ("glue:qqp", "a.tsv", ("question1\tlabel", "a\t1"), "no column 'question2'; there are question1, label (did"),
+        (
+            "glue:mrpc",
+            "a.jsonl",
+            ('{"s1": "a"}',),
+            "no column 'sentence1' or '#1 String'; there are s1: objective.layout",
+        ),
+    ],
+)
+def test_columns_of_a_known_set_that_are_missing_are_named_with_those_that_are_there(
+    tmp_path: Path, layout: str, name: str, lines: tuple, expected: str
+):
+    with pytest.raises(UserError) as caught:
+        read(write(tmp_path / name, *lines), layout)
+    assert expected in str(caught.value) and f"objective.layout = '{layout}' asks for it" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "lines", "expected"),
+    [
+        (
+            "columns",
+            "a.tsv",
+            ("text\tlabels", "a\tx"),
+            "no column 'label'; there are text, labels (did you mean 'labels'?): name one with --set objective.label=",
+        ),
+        ("columns", "a.csv", ("text,topic", "a,x"), "no column 'label'; there are text, topic: name one with --set"),
+        ("columns", "a.jsonl", ('{"text": "a", "topic": "x"}',), "no column 'label'; there are text, topic: name one"),
+        ("sib200", "a.tsv", ("index_id\ttext", "1\ta"), "no column 'category'; there are index_id, text: objective"),
+        (
+            "glue:mrpc",
+            "a.tsv",
+            ("#1 String\t#2 String", "a\tb"),
+            "no column 'label' or 'Quality'; there are #1 String, #2 String: objective.layout = 'glue:mrpc' asks",
+        ),
+    ],
+)
+def test_a_file_without_labels_can_be_read_and_not_be_learned_from(
+    tmp_path: Path, layout: str, name: str, lines: tuple, expected: str, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO):
+        found = read(write(tmp_path / name, *lines), layout)
+    assert found[0].label is None and "so these are texts without labels" in caplog.text
+    with pytest.raises(UserError) as caught:
+        classify.inventory(found, ClassifyOptions(layout=layout))
+    assert expected in str(caught.value) and "nothing to train on" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dev_file_without_a_column_of_labels_says_what_it_has(tmp_path: Path):
+    train = write(tmp_path / "train.tsv", "text\tlabel", "a\tx", "b\ty")
+    dev = write(tmp_path / "dev.tsv", "text\ttopic", "a\tx")
+    with pytest.raises(UserError) as caught:
+        read_corpus(TaskDataConfig(paths=(str(train),), valid=(str(dev),)), COLUMNS)
+    assert "dev.tsv: no column 'label'; there are text, topic: name one with --set" in str(caught.value)
+    assert "the dev file is scored" in str(caught.value)
 
 
 def test_labels_must_be_those_of_the_set_and_numbers_in_regression(tmp_path: Path):

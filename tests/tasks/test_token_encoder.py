@@ -416,7 +416,9 @@ def test_two_ranks_learn_what_one_does(pretrained: Path, text: Path, tmp_path: P
         )
 
 
-def test_sixteen_sentences_are_learned_by_heart_and_their_predictions_written(tiny_treebank: Path, tmp_path: Path):
+def test_sixteen_sentences_are_learned_by_heart_and_their_predictions_written(
+    tiny_treebank: Path, tmp_path: Path, refused, capsys: pytest.CaptureFixture[str]
+):
     path = tmp_path / "run"
     assert main([*tag_flags(tiny_treebank, path, eval__every=20, eval__patience=0), "--steps", "60"]) == 0
     found = marks(path)
@@ -425,6 +427,10 @@ def test_sixteen_sentences_are_learned_by_heart_and_their_predictions_written(ti
     assert stored.tokenizer == BYTES and stored.task is not None and stored.task["max_tokens"] == 40
     written = (path / "predictions" / "test.jsonl").read_text().splitlines()
     assert json.loads(written[0])["predicted"] == json.loads(written[0])["labels"]
+    capsys.readouterr()
+    for flags in (("--font", "x.ttf"), ("--set", "render.max_patches=9")):
+        said = refused("predict", "--model", path, "--text", "a", *flags)
+        assert "reads tokens and draws nothing: leave --font and --set render.x=v out" in said
 
 
 def test_a_task_begins_with_a_pretrained_encoder_and_its_tokenizer(

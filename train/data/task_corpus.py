@@ -12,7 +12,7 @@ from typing import Any
 from pixelcore.durable import sha256_of_file
 from pixelcore.errors import UserError
 from pixelcore.tasks import TASKS
-from pixelcore.tasks.examples import QuestionExample, TextExample, TreeExample, WordsExample
+from pixelcore.tasks.examples import TextExample, WordsExample, is_labelled
 from pixelcore.tasks.labels import UNSEEN, Labels
 from pixelcore.tasks.task import Task
 from pixelcore.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
@@ -91,7 +91,7 @@ def read_corpus(data: TaskDataConfig, options: TaskOptions) -> TaskCorpus:
             "--valid FILE, or --set data.valid_examples=N holds out N training examples"
         )
     _check_labelled("dev", read["valid"])
-    if read["test"] and not any(map(_is_labelled, read["test"])):
+    if read["test"] and not any(map(is_labelled, read["test"])):
         _log.warning("%s: has no labels, so there will be no test figures", paths["test"][0])
         read["test"] = []
     _check_labelled("test", read["test"])
@@ -162,17 +162,11 @@ def _held_out(examples: Sequence[Any], count: int) -> tuple[list[Any], list[Any]
     )
 
 
-def _is_labelled(example: Any) -> bool:
-    if isinstance(example, QuestionExample):
-        return bool(example.answers) or example.is_impossible
-    if isinstance(example, TreeExample):
-        return example.heads is not None
-    return (example.label if isinstance(example, TextExample) else example.labels) is not None
-
-
 def _check_labelled(name: str, examples: Sequence[Any]) -> None:
     for example in examples:
-        if not _is_labelled(example):
+        if isinstance(example, TextExample) and example.unlabelled:
+            raise UserError(f"{example.unlabelled}; the {name} file is scored, which takes labels")
+        if not is_labelled(example):
             raise UserError(f"{example.id}: has no labels, and the {name} file is scored: give a labelled file")
 
 

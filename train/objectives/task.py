@@ -30,7 +30,15 @@ from train.data.task_corpus import TaskCorpus, read_corpus, tokenizer_of
 from train.distributed import Ranks
 from train.objective import Loss
 from train.report import Reporter
-from train.task_models import adopted, check_head, check_strips, check_tokens, row_flops, step_bytes
+from train.task_models import (
+    adopted,
+    check_head,
+    check_strips,
+    check_tokens,
+    row_flops,
+    step_bytes,
+    with_positions_cut,
+)
 
 UNIT = "rows"  # what progress is counted in
 CURVE = "loss of the task"
@@ -62,6 +70,8 @@ def find_data(
     """The examples, and settings that know how many labels they have and by which figure the run selects."""
     task, options = TASKS[settings.objective.kind], settings.objective
     check_head(settings.model, options.kind, task.HEAD)
+    if settings.data.cut_positions:
+        settings = replace(settings, model=with_positions_cut(settings.model, settings.data.max_patches))
     if isinstance(settings, StripTaskSettings):
         settings = replace(settings, render=replace(settings.render, max_patches=settings.data.max_patches))
         renderer = _renderer(settings, stored)
@@ -138,7 +148,7 @@ def block_bytes(settings: TaskSettings, blocks: int, bytes_per_value: int, recom
 
 
 def block_rows(settings: TaskSettings) -> int:
-    """Patches of a full row."""
+    """Patches or tokens of a full row."""
     return settings.data.max_patches
 
 
@@ -199,8 +209,13 @@ def figures_of(model: nn.Module, rows: TaskRows, device: torch.device) -> tuple[
 
 def say(values: dict[str, float]) -> str:
     """What `evaluate` found, in a line."""
+    return f"held-out {in_words(values)}"
+
+
+def in_words(values: dict[str, float]) -> str:
+    """Loss and figures, of whatever file."""
     named = ", ".join(f"{name} {100 * value:.2f} %" for name, value in values.items() if name != "loss")
-    return f"held-out loss {values['loss']:.4f}, {named}"
+    return f"loss {values['loss']:.4f}, {named}"
 
 
 def show(
