@@ -10,7 +10,8 @@ Encoders of one size and one renderer (benchmarks/fine_tuning_encoders.py):
     text        pretrained on the text
     tokens      the token partner, on byte pairs of the same novels, for the tasks that name a preset for it
 
-Each is fine-tuned on each task by the same recipe from the same seeds, and meets the test file once. The table has mean
+Each is fine-tuned on each task by the same recipe from the same seeds, the learning rate alone being each encoder's own,
+and meets the test file once. The table has mean
 and deviation over seeds, and the difference of `text` to each of the others with a 95 % interval (hierarchical
 bootstrap of seeds and examples). There is one pretraining of each kind, so an interval says nothing of how
 another pretraining would have come out. Beside them stands what needs no model.
@@ -107,7 +108,7 @@ def fine_tuning(task: str, encoder: str, plan: dict[str, Any], options: argparse
     steps = about["steps"]
     sets = [f"run.steps={steps}", f"eval.every={steps}", f"run.save_every={steps}", "eval.patience=0"]
     sets += [f"schedule.warmup_steps={steps // 10}", "run.micro_batch_blocks=4", "model.hidden_dropout=0.0"]
-    sets += about.get("set", [])
+    sets += [f"optimizer.learning_rate={plan['learning_rate'][encoder]}", *about.get("set", [])]
     preset = about["partner" if encoder == "tokens" else "preset"]
     command = [sys.executable, "-m", "train", "--preset", preset, "--seeds", options.seeds]
     command += ["--init", str(encoder_of(encoder, options.runs)), "--out", str(options.runs / task / encoder)]
