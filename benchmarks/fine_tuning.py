@@ -10,11 +10,11 @@ Encoders of one size and one renderer (benchmarks/fine_tuning_encoders.py):
     text        pretrained on the text
     tokens      the token partner, on byte pairs of the same novels, for the tasks that name a preset for it
 
-Each is fine-tuned on each task by the same recipe from the same seeds, the learning rate alone being each encoder's own,
-and meets the test file once. The table has mean
-and deviation over seeds, and the difference of `text` to each of the others with a 95 % interval (hierarchical
-bootstrap of seeds and examples). There is one pretraining of each kind, so an interval says nothing of how
-another pretraining would have come out. Beside them stands what needs no model.
+Each is fine-tuned on each task by the same recipe from the same seeds, but for the learning rate, which is each
+encoder's own, and meets the test file once. The table has mean and deviation over seeds, and the difference of `text`
+to each of the others with a 95 % interval (hierarchical bootstrap of seeds and examples). There is one pretraining of
+each kind, so an interval says nothing of how another pretraining would have come out. Beside them stands what needs no
+model.
 
 Tasks and steps stand in benchmarks/fine_tuning.toml. What exists is not trained again, so the command goes on where it
 was stopped, and --tasks, --encoders and --seeds may name a part; the table has what is finished.
