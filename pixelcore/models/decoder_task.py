@@ -4,23 +4,25 @@ The token partner of `pixar_task.py`: the same head on the same kind of rows, so
 and in nothing else. Texts are padded only in the call; the model reads them end to end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixelcore.config import DecoderConfig, DecoderTaskConfig, DecoderTrunkConfig
 from pixelcore.errors import UserError
 from pixelcore.models.decoder import Decoder
 from pixelcore.models.heads import TaskOutput
-from pixelcore.models.packed_head import PackedHead
+from pixelcore.models.packed_head import PackedHead, PackedTask
 from pixelcore.ops import REFERENCE, Ops
 from pixelcore.packed import Packed
 
 
-class DecoderTask(nn.Module):
+class DecoderTask(PackedTask):
     """The model of one `DecoderTaskConfig`. Parameters are fp32 and uninitialised: see `pixelcore.initialise`."""
+
+    encoder: Decoder
 
     def __init__(self, config: DecoderTaskConfig, ops: Ops = REFERENCE) -> None:
         super().__init__()
@@ -59,28 +61,6 @@ class DecoderTask(nn.Module):
             share = 1.0 if scale is None else out.count * scale
             out.loss = out.loss + self.config.moe.balance_coefficient * balance * share
         return out
-
-    def blocks(self) -> Iterable[nn.Module]:
-        """What sharding wraps one by one."""
-        return self.encoder.blocks()
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """Dtype of the activations: how to run, not what the model is."""
-        return self.encoder.compute_dtype
-
-    @compute_dtype.setter
-    def compute_dtype(self, dtype: torch.dtype) -> None:
-        self.encoder.compute_dtype = dtype
-
-    @property
-    def recompute(self) -> bool:
-        """Keep only what enters each block, and run it again in the backward pass."""
-        return self.encoder.recompute
-
-    @recompute.setter
-    def recompute(self, recompute: bool) -> None:
-        self.encoder.recompute = recompute
 
 
 def _lengths(real_BT: Tensor, ids: Tensor) -> list[int]:

@@ -6,11 +6,15 @@ learned score of each row, their softmax as weights, leaves it to training which
 Source: specs/pixar.md, section 5.1.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from pixelcore.layers import Linear, linear
+from pixelcore.models.decoder import Decoder
 from pixelcore.models.heads import TaskOutput, label_loss
+from pixelcore.models.pixar_trunk import PixarTrunk
 from pixelcore.ops import Ops
 from pixelcore.packed import Packed
 
@@ -49,3 +53,31 @@ class PackedHead(nn.Module):
         score_N1 = self.score(rows_ND)
         pairs = zip(rows_ND.split(packed.lengths), score_N1.split(packed.lengths))
         return torch.stack([(of_text * score.softmax(0)).sum(0) for of_text, score in pairs])
+
+
+class PackedTask(nn.Module):
+    """What both classifiers with this head are besides: how to run is their trunk's to know."""
+
+    encoder: Decoder | PixarTrunk
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """What sharding wraps one by one."""
+        return self.encoder.blocks()
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Dtype of the activations: how to run, not what the model is."""
+        return self.encoder.compute_dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype) -> None:
+        self.encoder.compute_dtype = dtype
+
+    @property
+    def recompute(self) -> bool:
+        """Keep only what enters each block, and run it again in the backward pass."""
+        return self.encoder.recompute
+
+    @recompute.setter
+    def recompute(self, recompute: bool) -> None:
+        self.encoder.recompute = recompute

@@ -5,21 +5,23 @@ dense strips and a mask, so that training and prediction need not know which of 
 Source: PIXAR, arXiv:2401.03321; specs/pixar.md, section 5.1.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixelcore.config import PixarTaskConfig
 from pixelcore.models.heads import TaskOutput
-from pixelcore.models.packed_head import PackedHead
+from pixelcore.models.packed_head import PackedHead, PackedTask
 from pixelcore.models.pixar_trunk import PixarTrunk
 from pixelcore.next_patches import check_dense
 from pixelcore.ops import REFERENCE, Ops
 
 
-class PixarTask(nn.Module):
+class PixarTask(PackedTask):
     """The model of one `PixarTaskConfig`. Parameters are fp32 and uninitialised: see `pixelcore.initialise`."""
+
+    encoder: PixarTrunk
 
     def __init__(self, config: PixarTaskConfig, ops: Ops = REFERENCE) -> None:
         super().__init__()
@@ -50,25 +52,3 @@ class PixarTask(nn.Module):
         real_BL = torch.arange(pixels_BLA.shape[1]) < torch.tensor(real)[:, None]
         rows_ND, packed = self.encoder.encode(pixels_BLA[real_BL.to(pixels_BLA.device)], real, dropout_seed, documents)
         return self.head(rows_ND, packed, self.ops, labels, scale)
-
-    def blocks(self) -> Iterable[nn.Module]:
-        """What sharding wraps one by one."""
-        return self.encoder.blocks()
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """Dtype of the activations: how to run, not what the model is."""
-        return self.encoder.compute_dtype
-
-    @compute_dtype.setter
-    def compute_dtype(self, dtype: torch.dtype) -> None:
-        self.encoder.compute_dtype = dtype
-
-    @property
-    def recompute(self) -> bool:
-        """Keep only what enters each block, and run it again in the backward pass."""
-        return self.encoder.recompute
-
-    @recompute.setter
-    def recompute(self, recompute: bool) -> None:
-        self.encoder.recompute = recompute
