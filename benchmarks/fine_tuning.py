@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import babi_files
-from benchmarks.fine_tuning_encoders import ENCODERS, encoder_commands, encoder_of
+from benchmarks.fine_tuning_encoders import ENCODERS, encoder_commands, encoder_of, is_finished
+from benchmarks.mini_plan import paths_of
 from benchmarks.record import publish, record
 from pixelcore.errors import UserError
 from pixelcore.tasks import TASKS
@@ -172,7 +173,7 @@ def report(plan: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
 def runs_of(folder: Path) -> list[Path]:
     """The finished runs in a folder of seeds."""
     runs = sorted(folder.glob("seed-*"), key=lambda run: (len(run.name), run.name))
-    return [run for run in runs if json.loads((run / "run.json").read_text())["finished"]]
+    return [run for run in runs if is_finished(run)]
 
 
 def settings_of(run: Path) -> TaskSettings:
@@ -186,7 +187,7 @@ def figures_of(run: Path) -> dict[str, float]:
     marks = json.loads((run / "run.json").read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     figures = {name: value for name, value in marks.items() if name.startswith(("test_", "train_"))}
-    return figures | {"seconds": sum(line.get("seconds", 0.0) for line in lines)}
+    return figures | {"seconds": float(sum(line.get("seconds", 0.0) for line in lines))}
 
 
 def encoder_figures(run: Path) -> dict[str, float]:
@@ -207,7 +208,10 @@ def baselines(settings: TaskSettings, folder: Path, kept: Path) -> dict[str, dic
         found = {}
         for group in groups:
             splits = task.find_splits(group, options)
-            train, test = (task.read(splits[role], options) for role in ("train", "test"))
+            train, test = (
+                [example for path in paths_of(splits[role]) for example in task.read(path, options)]
+                for role in ("train", "test")
+            )
             found[group.name] = task.baselines(train, test, options)
         names = found[groups[0].name]
         mean = {

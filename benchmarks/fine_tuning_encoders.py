@@ -34,7 +34,7 @@ def encoder_commands(name: str, plan: dict[str, Any], shared: Path, runs: Path) 
     """The commands that make an encoder, stage by stage; none where it is finished."""
     about = plan["encoder"]
     run = encoder_of(name, runs)
-    if _finished(run):
+    if is_finished(run):
         return []
     if name == "tokens":
         novels = texts_of("text", shared, runs)["all"]
@@ -52,13 +52,14 @@ def encoder_commands(name: str, plan: dict[str, Any], shared: Path, runs: Path) 
         # the model says how it wants to be drawn, once it has been begun
         sets = [change for change in drawn if before is None or not change.startswith("render.")]
         sets += [*stage["set"], *([weights] if stage["text"] == "many" else [])]
-        if not _finished(own):
+        if not is_finished(own):
             commands.append(_start(own, about, shared, texts[stage["text"]], sets, before))
         before = own
     return commands
 
 
-def _finished(run: Path) -> bool:
+def is_finished(run: Path) -> bool:
+    """Whether a run is there and has made its last step."""
     return (run / "run.json").exists() and json.loads((run / "run.json").read_text())["finished"]
 
 

@@ -145,7 +145,7 @@ def texts_of(options: argparse.Namespace) -> dict[str, list[Path]]:
             missing = [role for role in ("train", "valid", "test") if role not in splits]
             if missing:
                 raise UserError(f"{folder}: has no {missing[0]} file: a folder with train, dev and test is needed")
-            found[name] = [path for role in ("train", "valid", "test") for path in _paths(splits[role])]
+            found[name] = [path for role in ("train", "valid", "test") for path in paths_of(splits[role])]
     return found
 
 
@@ -153,7 +153,8 @@ def task_options(kind: str) -> Any:
     return TASKS[kind].OPTIONS(**TASK_OPTIONS[kind])
 
 
-def _paths(split: Path | tuple[Path, ...]) -> tuple[Path, ...]:
+def paths_of(split: Path | tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files of a split, which is one or several."""
     return (split,) if isinstance(split, Path) else split
 
 

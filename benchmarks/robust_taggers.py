@@ -14,11 +14,13 @@ over sentences. Beside the models stands what needs none: the most frequent tag 
 """
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from benchmarks.record import publish, record
 from infer.benchmarks.bits_per_character import evenly
@@ -52,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--out", type=Path, metavar="FILE", help="a JSON file")
     add("--figure", type=Path, metavar="FILE", help="a PNG of the curves")
     options = parser.parse_args(argv)
+    if options.figure is not None and importlib.util.find_spec("matplotlib") is None:  # before minutes of tagging
+        parser.error(f"--figure {options.figure}: drawing needs matplotlib: pip install 'pixelcore[plot]'")
     try:
         result = compare(options)
     except UserError as cause:
@@ -75,7 +79,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     conditions: list[tuple[str, float, list[Any]]] = [("clean", 0.0, examples)]
     conditions += [(attack.name, attack.severity, _hit(attack, examples)) for attack in attacks]
     found = []
-    for name, severity, sentences in conditions:
+    for name, severity, sentences in tqdm(conditions, desc="attacks", disable=None):
         accuracies = {key: _accuracy(seeds, sentences) for key, seeds in models.items()}
         said = [WordsPrediction(labels=tuple(map(trivial, example.words))) for example in sentences]
         accuracies[TRIVIAL] = _figures(first, [first.task.counts(sentences, said, first.options)])
@@ -119,7 +123,7 @@ def _accuracy(seeds: Sequence[TaskModel], examples: Sequence[Any]) -> dict[str, 
 
 def _figures(one: TaskModel, counts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean over seeds with its interval over sentences, and each seed's own."""
-    added = {name: sum(each[name] for each in counts) for name in counts[0]}
+    added = {name: np.sum([each[name] for each in counts], axis=0) for name in counts[0]}
     each = [float(one.task.figures(Sums(single), one.options)["accuracy"]) for single in counts]
     low, high = intervals(added, lambda sums: one.task.figures(sums, one.options))["accuracy"]
     return {"mean": float(np.mean(each)), "low": low, "high": high, "seeds": each}
